@@ -1,0 +1,45 @@
+# Five words: demo, test, check, serve, bench. Each does its own set-up in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check serve bench docs clean
+.DEFAULT_GOAL := help
+help:
+	@echo "make demo    prune a real network over HTTP (MODEL= DATA= TARGET= for your own)"
+	@echo "make serve   the service on this machine, staying up"
+	@echo "make test    the whole test suite"
+	@echo "make check   format, lint, types, import contracts, generated docs"
+	@echo "make bench   the measurements behind docs/benchmarks.md"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[worker,embedded,demo,dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/espalier demo $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(if $(TARGET),--target "$(TARGET)")
+
+serve: $(STAMP)
+	@$(BIN)/espalier serve
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 0 tests/contracts
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run_all.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache

@@ -1,0 +1,225 @@
+"""The nouns that every stage shares. Frozen, numpy only: no torch, no service.
+
+A *unit* is what is kept or cut as a whole: one channel index in every tensor that is tied to it. Units are numbered
+0..num_units-1 over the whole graph. Along each axis of each initializer or value, an integer array says which unit every
+position belongs to; `FROZEN` (-1) marks positions that always stay. A *group* is a run of exchangeable units: they occur
+on exactly the same axes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+AnyArray = npt.NDArray[np.generic]
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+FROZEN: Final = -1
+
+
+class Phase(StrEnum):
+    """Where an attempt is; the words of the API."""
+
+    INSPECT = "inspect"
+    LOAD = "load"
+    GROUP = "group"
+    SCORE = "score"
+    ALLOCATE = "allocate"
+    CUT = "cut"
+    COMPENSATE = "compensate"
+    FINETUNE = "finetune"
+    EXPORT = "export"
+    VERIFY = "verify"
+    MEASURE = "measure"
+
+
+class Role(StrEnum):
+    """What a tagged axis does to the units on it."""
+
+    PRODUCE = "produce"  # output axis of Conv, Gemm, ...: the unit is computed here
+    CONSUME = "consume"  # input axis: the unit is read here; zeros here are exactly removal
+    THROUGH = "through"  # per-channel constant: bias, BatchNormalization, depthwise filter, slope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitializerAxis:
+    """One axis of one initializer and the unit at each of its positions."""
+
+    initializer: str
+    axis: int
+    node: str
+    role: Role
+    units: IntArray  # (axis length,), unit number or FROZEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Exchangeable units: `start <= unit < stop`, all on the same axes."""
+
+    id: str
+    start: int
+    stop: int
+    producers: tuple[str, ...]  # node names
+    consumers: tuple[str, ...]  # node names
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A node whose channels stay, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """Everything that label propagation found out about a graph."""
+
+    num_units: int
+    groups: tuple[Group, ...]  # partition 0..num_units-1, ordered by start
+    initializer_axes: tuple[InitializerAxis, ...]
+    value_axes: Mapping[
+        str, Mapping[int, IntArray]
+    ]  # value name -> axis -> unit at each position; axes without units left out
+    frozen: tuple[Frozen, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What each unit is worth: the damage expected from its removal, never negative."""
+
+    values: FloatArray  # (num_units,)
+    source: str  # e.g. "information_gain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Which units stay."""
+
+    mask: BoolArray  # (num_units,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one inference at batch 1 costs. One MAC is one multiply-add; FLOPs are 2 x MACs."""
+
+    macs: int
+    params: int
+    size_bytes: int
+    peak_activation_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """Length of an axis as a function of kept widths: fixed + sum over groups of multiplicity x kept."""
+
+    fixed: int
+    parts: tuple[tuple[int, int], ...] = ()  # (group index, positions per unit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A product: coefficient x the lengths of its axes."""
+
+    coefficient: float
+    lengths: tuple[Length, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """Cost of any Keep from its kept widths alone, without touching the graph; exact, multilinear.
+
+    `peak` holds, for each step of the schedule, the terms of the bytes that are live then; the peak is the largest sum.
+    """
+
+    widths: tuple[int, ...]  # units per group before pruning
+    macs: tuple[Term, ...]
+    params: tuple[Term, ...]
+    size_bytes: tuple[Term, ...]
+    peak: tuple[tuple[Term, ...], ...]
+
+
+class Metric(StrEnum):
+    """What a budget limits."""
+
+    MACS = "macs"
+    PARAMS = "params"
+    SIZE_BYTES = "size_bytes"
+    PEAK_ACTIVATION_BYTES = "peak_activation_bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A target in absolute figures: the metric may not exceed `limit`."""
+
+    metric: Metric
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Latency of one network on one host; every sample is kept."""
+
+    samples_ms: tuple[float, ...]
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    load_ms: float
+    warmup: int
+    batch: int
+    threads: int
+    runtime: str
+    runtime_version: str
+    provider: str
+    host: Mapping[str, Json]
+    peak_rss_bytes: int | None = None
+
+
+class Report(Protocol):
+    """Tell how far a phase is; raises the caller's own exception when the work is to stop."""
+
+    def __call__(self, phase: Phase, fraction: float, message: str = "", **metrics: float) -> None:
+        """Report `fraction` (0..1) of `phase`; call often, the receiver limits the rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memo:
+    """The stored result of an expensive step: arrays and plain JSON, nothing executable."""
+
+    arrays: Mapping[str, AnyArray] = field(default_factory=dict)
+    state: Mapping[str, Json] = field(default_factory=dict)
+
+
+class Journal(Protocol):
+    """Where expensive steps leave their results, so that a killed attempt resumes behind them."""
+
+    def recall(self, step: str) -> Memo | None:
+        """Return what an earlier attempt recorded for `step`, or None."""
+
+    def record(self, step: str, memo: Memo) -> None:
+        """Keep `memo` for `step`, replacing an older one; durable when it returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The hidden inputs of a run, made visible."""
+
+    seed: int
+    num_threads: int
+    device: str  # torch device, "cpu" or "cuda"
+    report: Report
+    journal: Journal
+    clock: Callable[[], float]  # monotonic seconds
