@@ -1,9 +1,9 @@
 """The nouns that every stage shares. Frozen, numpy only: no torch, no service.
 
 A *unit* is what is kept or cut as a whole: one channel index in every tensor that is tied to it. Units are numbered
-0..num_units-1 over the whole graph. Along each axis of each initializer or value, an integer array says which unit every
-position belongs to; `FROZEN` (-1) marks positions that always stay. A *group* is a run of exchangeable units: they occur
-on exactly the same axes.
+0..num_units-1 over the whole graph. Along each axis of each initializer or value, an integer array says which unit
+every position belongs to; `FROZEN` (-1) marks positions that always stay. A *group* is a run of exchangeable units:
+they occur on exactly the same axes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
