@@ -48,6 +48,15 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output of a network: its name, numpy dtype and shape."""
+
+    name: str
+    dtype: str  # numpy's name: "float32", "float16", "uint8", ...
+    shape: tuple[int | str | None, ...]  # a symbolic axis is its name, an unknown one None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InitializerAxis:
     """One axis of one initializer and the unit at each of its positions."""
 
