@@ -2,7 +2,7 @@
 # One file, two images: `api` (no torch) and `worker`.
 #   docker build --target api -t espalier-api .
 #   docker build --target worker -t espalier-worker .
-# TORCH_INDEX chooses the torch wheels: the CPU index by default, a CUDA one for GPU workers.
+# TORCH_INDEX, if given, is an extra package index for torch's wheels (a CPU-only or a CUDA one).
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS base
@@ -25,8 +25,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
 CMD ["uvicorn", "app.main:from_environment", "--factory", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM base AS worker
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install -c constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple "torch==2.13.0" \
+ARG TORCH_INDEX=""
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "torch==2.13.0" \
     && pip install -c constraints.txt ".[worker]"
 USER espalier
 ENV ESPALIER_DATA_DIR=/data

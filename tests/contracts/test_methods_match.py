@@ -1,0 +1,24 @@
+"""Options have one truth: what the API validates is what the method takes."""
+
+import inspect
+
+import pytest
+
+from app.domain.methods import OPTIONS
+from workers.pruning.methods import METHODS
+
+
+def test_every_method_of_the_engine_has_options_and_no_other_has() -> None:
+    """A method without an options model could not be asked for; one without an engine could not be run."""
+    assert set(METHODS) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_names_and_defaults_are_equal(name: str) -> None:
+    """Each keyword argument of the method is a field of its options model with the same default."""
+    parameters = inspect.signature(METHODS[name]).parameters.values()
+    taken = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    fields = OPTIONS[name].model_fields
+    asked = {key: field.default for key, field in fields.items() if key != "method"}
+
+    assert asked == taken
