@@ -1,0 +1,180 @@
+"""`espalier`: serve, prune, jobs, models, doctor. A thin client over HTTP; it never loads torch itself."""
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from app.client import Client, RequestFailed
+from app.console import JobProgress, listing, result_table
+from app.settings import Settings
+
+Answer = TypeVar("Answer")
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+_url = click.option("--url", envvar="ESPALIER_URL", default=DEFAULT_URL, show_default=True, help="The service.")
+_key = click.option("--key", envvar="ESPALIER_KEY", default=None, help="API key, where the service asks for one.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="espalier")
+def main() -> None:
+    """Prune trained networks: ONNX in, smaller and faster ONNX out, with the proof."""
+
+
+@main.command()
+@click.option("--host", default=None, help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, default=None, help="Port to listen on.  [default: 8000]")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where database and artifacts live.")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Number of workers.  [default: 1]")
+def serve(**given: Any) -> None:
+    """Run the whole service on this machine: web process, bell, housekeeping and workers. Stop it with Ctrl-C."""
+    from app.serve import run  # noqa: PLC0415  # the other commands start faster without it
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    sys.exit(run(Settings(**chosen)))
+
+
+@main.command()
+@click.argument("network", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="MODEL")
+@click.option("--target", required=True, help="What must remain: flops=50%, macs=62M, params=1.2M; joined by commas.")
+@click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A .zip or .npz of samples.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The pruned ONNX.")
+@click.option("--method", default="auto", show_default=True, help="auto, magnitude or random.")
+@click.option(
+    "--steps", type=click.IntRange(min=0), default=None, help="Fine-tuning steps; 0 for none.  [default: chosen]"
+)
+@click.option(
+    "--round-to", type=click.IntRange(min=1), default=None, help="Multiple of kept channels.  [default: learned]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--spec", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON of further job fields."
+)
+@click.option("--local", is_flag=True, help="Prune in a child of this command; no service needed.")
+@_url
+@_key
+def prune(  # noqa: PLR0913  # each option of the command is one argument
+    *,
+    network: Path,
+    target: str,
+    data: Path | None,
+    output: Path,
+    method: str,
+    steps: int | None,
+    round_to: int | None,
+    seed: int,
+    spec: Path | None,
+    local: bool,
+    url: str,
+    key: str | None,
+) -> None:
+    """Prune MODEL to a target: upload, watch, download, verify."""
+    asked: dict[str, Any] = json.loads(spec.read_text()) if spec else {}
+    asked |= {"target": target, "method": method, "seed": seed}
+    if steps is not None:
+        asked["finetune"] = {**asked.get("finetune", {}), "steps": steps}
+    if round_to is not None:
+        asked["export"] = {**asked.get("export", {}), "round_to": round_to}
+    console = Console(stderr=True)
+    if local:
+        from app.local import prune_locally  # noqa: PLC0415  # only this flag needs it
+
+        result = prune_locally(network, data, asked, output, console)
+    else:
+        result = _reported(console, lambda: _prune_remotely(Client(url, key), network, data, asked, output, console))
+    Console().print(result_table(result))
+    for warning in result.get("warnings", ()):
+        console.print(f"[yellow]note[/yellow] {warning}")
+    console.print(f"wrote {output}")
+
+
+def _prune_remotely(  # noqa: PLR0917  # one straight line through the API
+    client: Client, network: Path, data: Path | None, asked: dict[str, Any], output: Path, console: Console
+) -> dict[str, Any]:
+    asked["model"] = client.upload_model(network)["id"]
+    if data is not None:
+        asked["dataset"] = client.upload_dataset(data)["id"]
+    job = client.submit(**asked)
+    with JobProgress(console) as bar:
+        try:
+            job = client.wait(job["id"], on_progress=bar.show)
+        except KeyboardInterrupt:
+            client.cancel(job["id"])
+            console.print(f"cancelled {job['id']}")
+            sys.exit(130)
+    if job["state"] != "succeeded":
+        raise RequestFailed(job["problem"] or {"title": f"the job was {job['state']}", "detail": job["id"]})
+    client.download(job, output)
+    result: dict[str, Any] = job["result"]
+    return result
+
+
+@main.command()
+@click.argument("job", required=False)
+@click.option("--cancel", is_flag=True, help="Cancel JOB.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
+@_url
+@_key
+def jobs(*, job: str | None, cancel: bool, limit: int, url: str, key: str | None) -> None:
+    """List jobs, or show or cancel one."""
+    console = Console()
+    client = Client(url, key)
+    if job is None:
+        newest = _reported(console, lambda: list(itertools.islice(client.jobs(), limit)))
+        rows = [(j["id"], j["state"], j["method"], j["created_at"], _phase(j)) for j in newest]
+        console.print(listing("jobs", ("id", "state", "method", "created", "progress"), rows))
+    else:
+        console.print_json(data=_reported(console, lambda: client.cancel(job) if cancel else client.job(job)))
+
+
+def _phase(job: dict[str, Any]) -> str:
+    progress = job.get("progress") or {}
+    return f"{progress['phase']} {100 * (progress.get('fraction') or 0):.0f}%" if progress.get("phase") else ""
+
+
+@main.command()
+@click.argument("network", required=False, metavar="[MODEL]")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
+@_url
+@_key
+def models(*, network: str | None, limit: int, url: str, key: str | None) -> None:
+    """List uploaded models, or show one with its analysis."""
+    console = Console()
+    client = Client(url, key)
+    if network is None:
+        newest = _reported(console, lambda: list(itertools.islice(client.models(), limit)))
+        rows = [(m["id"], m["name"], m["state"], m["size_bytes"], m["created_at"]) for m in newest]
+        console.print(listing("models", ("id", "name", "state", "bytes", "created"), rows))
+    else:
+        console.print_json(data=_reported(console, lambda: client.model(network)))
+
+
+@main.command()
+@click.option("--worker", is_flag=True, help="Only what a worker needs; exit status 1 if it could not work.")
+def doctor(*, worker: bool) -> None:
+    """Say what works on this machine: torch, devices, bell, database, sandbox layers."""
+    from app.doctor import examine  # noqa: PLC0415  # starts processes; only this command needs it
+
+    findings = examine(Settings(), worker_only=worker)
+    rows = [(finding.what, "yes" if finding.works else "no", finding.detail) for finding in findings]
+    Console().print(listing("this machine", ("what", "works", "detail"), rows))
+    sys.exit(0 if all(finding.works for finding in findings if finding.needed) else 1)
+
+
+def _reported(console: Console, call: Callable[[], Answer]) -> Answer:
+    """Return the call's answer, or print its problem and leave with status 1."""
+    try:
+        return call()
+    except RequestFailed as error:
+        console.print(f"[red]error[/red] {error}", highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
