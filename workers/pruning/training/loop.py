@@ -1,0 +1,297 @@
+"""Fine-tuning: the pruned network learns to answer as the original does.
+
+One loop for every method. It is a replay: the state after a step depends on the step's number and the seed only, so an
+attempt that was killed continues from its last record and ends, on CPU, with the same bytes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from workers.pruning.errors import TrainingDiverged
+from workers.pruning.graph import cost
+from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.head import Head
+from workers.pruning.training import precision, views
+from workers.pruning.training.data import Dataset, Samples
+from workers.pruning.training.objective import Objective
+from workers.pruning.training.recipe import (
+    FinetuneSettings,
+    Recipe,
+    Workload,
+    activation_bytes,
+    choose,
+)
+from workers.pruning.types import AnyArray, IntArray, Json, Memo, Phase, Run
+
+SECONDS_BETWEEN_RECORDS: Final = 10.0
+RECORD_SHARE: Final = 0.05  # of the time at most, however large the weights are
+NUM_PROBES: Final = 256  # training samples that decide views and precision, and whether training helped
+NUM_CURVE_POINTS: Final = 100
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """One point of the training curve: the mean loss since the point before."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finetuned:
+    """What fine-tuning gives: a new graph, how it went, and every figure that was used."""
+
+    graph: ir.Model
+    curve: tuple[CurvePoint, ...]
+    recipe: Recipe
+    loss_before: float  # on training samples as stored, evaluation mode
+    loss_after: float
+
+    @property
+    def improved(self) -> bool:
+        """Whether the loss on stored training samples fell; where it did not, the graph is the one that came in."""
+        return self.loss_after < self.loss_before
+
+
+def finetune(
+    student: ir.Model,
+    teacher: ir.Model,
+    data: Dataset,
+    settings: FinetuneSettings,
+    run: Run,
+    *,
+    head: Head = Head.LOGITS,
+    step_name: str = "finetune",
+) -> Finetuned:
+    """Train a pruned graph to answer as the original; gives a new graph, the weights of the last step.
+
+    Source: recipe measured on CIFAR ResNets (docs/benchmarks.md): distillation alone, SGD-Nesterov, cosine to zero.
+    The last weights are kept, not the best: the rate has fallen to zero, and a choice by held-out accuracy would make
+    that accuracy too good. One guard: where the loss on stored training samples did not fall, training is undone.
+
+    Raises:
+        TrainingDiverged: a loss is NaN or infinite; the message names the step and the rate.
+    """
+    workload = Workload(
+        student_macs=cost.count(student).macs,
+        teacher_macs=cost.count(teacher).macs,
+        num_nodes=len(list(student.graph)) + len(list(teacher.graph)),
+        activation_bytes=activation_bytes(student) + activation_bytes(teacher) // 8,
+        num_samples=len(data.train),
+        labelled=data.train.labels is not None,
+        device=run.device,
+    )
+    return _Trainer(
+        student, teacher, data.train, choose(settings, workload, head), run=run, step_name=step_name
+    ).train()
+
+
+class _Trainer:
+    """The state of one fine-tuning: weights, momentum, running statistics, step and curve."""
+
+    def __init__(
+        self, student: ir.Model, teacher: ir.Model, samples: Samples, recipe: Recipe, *, run: Run, step_name: str
+    ) -> None:
+        self._graph, self._samples, self._run, self._step_name = student, samples, run, step_name
+        self._student = _placed(GraphModule(student), run.device)
+        self._teacher = _placed(GraphModule(teacher, trainable=False).eval(), run.device)
+        self._probes = self._inputs(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64))
+        self.recipe = self._completed(recipe)
+        self._objective = Objective(self.recipe, self._outputs(self._teacher, self._probes))
+        self._optimizer = _optimizer(self._student, self.recipe)
+        self._step = 0
+        self._loss_sum, self._loss_count = 0.0, 0
+        self._curve: list[CurvePoint] = []
+        self._loss_before = self._probe_loss()
+
+    def train(self) -> Finetuned:
+        """Run every step that is left, recording on the way."""
+        self._resume()
+        started, first_step = self._run.clock(), self._step
+        due = started + SECONDS_BETWEEN_RECORDS
+        while self._step < self.recipe.steps:
+            loss = self._take_step()
+            self._note(loss)
+            now = self._run.clock()
+            self._report(loss, (now - started) / (self._step - first_step))
+            if now >= due:
+                self._record()
+                recorded = self._run.clock()
+                due = recorded + max(SECONDS_BETWEEN_RECORDS, (recorded - now) / RECORD_SHARE)
+        if self._step > first_step:
+            self._record()
+        loss_after = self._probe_loss()
+        improved = loss_after < self._loss_before
+        return Finetuned(
+            graph=self._student.write_back(self._graph) if improved else self._graph,
+            curve=tuple(self._curve),
+            recipe=self.recipe,
+            loss_before=self._loss_before,
+            loss_after=loss_after,
+        )
+
+    def _take_step(self) -> float:
+        recipe = self.recipe
+        rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * self._step / recipe.steps))
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = rate
+        indices = views.batch_indices(
+            self._run.seed, self._step, batch_size=recipe.batch_size, num_samples=len(self._samples)
+        )
+        inputs = self._viewed(self._inputs(indices))
+        with torch.random.fork_rng(enabled=True):  # Dropout draws from the global generator.
+            torch.manual_seed(int(np.random.default_rng([self._run.seed, self._step, 2]).integers(2**31)))
+            loss = self._backward(inputs, self._labels(indices))
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                "The loss of fine-tuning is no longer finite",
+                where=f"step {self._step} of {recipe.steps}",
+                actual=loss,
+                allowed="finite",
+                advice=f"Set finetune.learning_rate below {rate:.2g}, or finetune.steps to 0.",
+            )
+        self._optimizer.step()
+        self._step += 1
+        return loss
+
+    def _backward(self, inputs: Tensors, labels: torch.Tensor | None) -> float:
+        self._student.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        teacher_outputs = self._outputs(self._teacher, inputs)
+        with precision.arithmetic(self.recipe.precision, self._run.device):
+            outputs = self._student(*inputs)
+        loss: torch.Tensor = self._objective(outputs, teacher_outputs, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        return loss.item()
+
+    def _outputs(self, network: GraphModule, inputs: Tensors, *, exact: bool = False) -> Tensors:
+        kind = precision.FLOAT32 if exact else self.recipe.precision
+        with torch.no_grad(), precision.arithmetic(kind, self._run.device):
+            return tuple(network(*inputs))
+
+    def _probe_loss(self) -> float:
+        self._student.eval()
+        labels = self._labels(np.arange(len(self._probes[0]), dtype=np.int64))
+        with torch.no_grad():
+            outputs = self._outputs(self._student, self._probes)
+            return self._objective(outputs, self._outputs(self._teacher, self._probes), labels).item()
+
+    def _completed(self, recipe: Recipe) -> Recipe:
+        """Add what only the networks can tell: which precision and which views they bear."""
+        self.recipe = recipe
+        exact = self._outputs(self._teacher, self._probes, exact=True)
+        kind = precision.fastest(self._run.device)
+        self.recipe = replace(recipe, precision=kind)
+        if kind != precision.FLOAT32 and not precision.bearable(exact, self._outputs(self._teacher, self._probes)):
+            self.recipe = recipe
+        if not (recipe.head.is_classification and len(self._probes) == 1 and self._probes[0].ndim == 4):
+            return self.recipe
+        max_shift, flip = views.understood(
+            self._probes[0], lambda images: self._outputs(self._teacher, (images,))[0].argmax(dim=1)
+        )
+        return replace(self.recipe, max_shift=max_shift, flip=flip)
+
+    def _viewed(self, inputs: Tensors) -> Tensors:
+        if not (self.recipe.max_shift or self.recipe.flip):
+            return inputs
+        rng = np.random.default_rng([self._run.seed, self._step, 1])
+        view = views.shift_and_flip(inputs[0], rng, max_shift=self.recipe.max_shift, flip=self.recipe.flip)
+        return (view.contiguous(memory_format=torch.channels_last),)
+
+    def _inputs(self, indices: IntArray) -> Tensors:
+        tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in self._samples.batch(indices))
+        return tuple(_channels_last(tensor.to(self._run.device)) for tensor in tensors)
+
+    def _labels(self, indices: IntArray) -> torch.Tensor | None:
+        labels = self._samples.labels
+        return None if labels is None else torch.from_numpy(labels[indices]).to(self._run.device)
+
+    def _note(self, loss: float) -> None:
+        self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
+        if self._step % max(1, self.recipe.steps // NUM_CURVE_POINTS) and self._step < self.recipe.steps:
+            return
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        self._curve.append(CurvePoint(step=self._step, loss=self._loss_sum / self._loss_count, learning_rate=rate))
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def _report(self, loss: float, seconds_per_step: float) -> None:
+        left = self.recipe.steps - self._step
+        self._run.report(
+            Phase.FINETUNE,
+            self._step / self.recipe.steps,
+            f"step {self._step} of {self.recipe.steps}",
+            loss=loss,
+            step=self._step,
+            eta_seconds=left * seconds_per_step,
+        )
+
+    def _record(self) -> None:
+        arrays: dict[str, AnyArray] = {}
+        for name, tensor in self._student.initializers.items():
+            arrays[f"value/{name}"] = tensor.detach().cpu().contiguous().numpy().copy()
+            momentum = self._optimizer.state.get(tensor, {}).get("momentum_buffer")
+            if momentum is not None:
+                arrays[f"momentum/{name}"] = momentum.detach().cpu().contiguous().numpy().copy()
+        state: Mapping[str, Json] = {
+            "step": self._step,
+            "loss_sum": self._loss_sum,
+            "loss_count": self._loss_count,
+            "curve": [[point.step, point.loss, point.learning_rate] for point in self._curve],
+        }
+        self._run.journal.record(self._step_name, Memo(arrays=arrays, state=state))
+
+    def _resume(self) -> None:
+        memo = self._run.journal.recall(self._step_name)
+        if memo is None:
+            return
+        with torch.no_grad():
+            for name, tensor in self._student.initializers.items():
+                tensor.copy_(torch.from_numpy(np.array(memo.arrays[f"value/{name}"])))
+                momentum = memo.arrays.get(f"momentum/{name}")
+                if momentum is not None:
+                    buffer = torch.empty_like(tensor).copy_(torch.from_numpy(np.array(momentum)))
+                    self._optimizer.state[tensor]["momentum_buffer"] = buffer
+        self._step = _integer(memo.state["step"])
+        self._loss_sum, self._loss_count = _number(memo.state["loss_sum"]), _integer(memo.state["loss_count"])
+        points = memo.state["curve"]
+        if not isinstance(points, list):
+            raise TypeError(f"a recorded curve is a list, found {type(points).__name__}")
+        self._curve = [CurvePoint(step=step, loss=loss, learning_rate=rate) for step, loss, rate in points]
+
+
+def _placed(network: GraphModule, device: str) -> GraphModule:
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _optimizer(network: GraphModule, recipe: Recipe) -> torch.optim.SGD:
+    """Give SGD with Nesterov momentum; only matrices and filters decay, not biases and norms."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.SGD(filled, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+
+
+def _number(value: Json) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"a recorded figure is a number, found {type(value).__name__}")
+    return float(value)
+
+
+def _integer(value: Json) -> int:
+    return int(_number(value))
