@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import redis
 import sqlalchemy
@@ -47,8 +46,8 @@ def _tried(what: str, attempt: Callable[[], str], *, needed: bool = True) -> Fin
 
 
 def _database(settings: Settings) -> str:
-    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
-    url = sqlalchemy.make_url(settings.database_url)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    url = sqlalchemy.make_url(settings.resolved_database_url)
     engine = sqlalchemy.create_engine(url)
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT 1"))
@@ -57,7 +56,7 @@ def _database(settings: Settings) -> str:
 
 
 def _store(settings: Settings) -> str:
-    folder = Path(settings.data_dir)
+    folder = settings.resolved_store_dir
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder) as probe:
         probe.write(b"espalier")
@@ -67,7 +66,7 @@ def _store(settings: Settings) -> str:
 def _bell(settings: Settings) -> str:
     if settings.redis_url is None:
         return "no ESPALIER_REDIS_URL: embedded Valkey if its wheel is there, else workers poll the database"
-    client = redis.Redis.from_url(str(settings.redis_url), socket_timeout=3)
+    client = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=3)
     version = client.info("server")["redis_version"]
     client.close()
     return f"answers as Redis {version}"
