@@ -1,0 +1,247 @@
+"""Every table as a Row class. Each row carries its tenant; rows have no relations, so nothing loads by surprise.
+
+Inputs (`models`, `datasets`) may be deleted while jobs still name them, so jobs keep plain ids there, not foreign keys.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, BigInt
+from app.domain.job import InputState, JobKind, JobState
+
+ID = String(40)
+DIGEST = String(64)
+WORD = String(40)
+NAME = String(255)
+
+
+def _one_of(column: str, words: Iterable[StrEnum]) -> CheckConstraint:
+    """A string enum that both databases check the same way."""
+    listed = ", ".join(f"'{word.value}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Tenanted:
+    """Whose row it is: `default` until there are API keys."""
+
+    tenant: Mapped[str] = mapped_column(WORD, server_default=text("'default'"))
+
+
+class NetworkRow(Tenanted, Base):
+    """A network that a user uploaded: the API's `Model`."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        _one_of("state", InputState),
+        UniqueConstraint("tenant", "sha256"),
+        Index("ix_models_tenant_id", "tenant", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    name: Mapped[str] = mapped_column(NAME)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    state: Mapped[str] = mapped_column(WORD)
+    problem: Mapped[dict[str, object] | None]
+    analysis: Mapped[dict[str, object] | None]  # as served: api.md, without the private cost model
+    cost_model: Mapped[dict[str, object] | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    created_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(default=1)
+
+
+class DatasetRow(Tenanted, Base):
+    """Calibration and fine-tuning data that a user uploaded."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        _one_of("state", InputState),
+        UniqueConstraint("tenant", "sha256"),
+        Index("ix_datasets_tenant_id", "tenant", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    name: Mapped[str] = mapped_column(NAME)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    state: Mapped[str] = mapped_column(WORD)
+    problem: Mapped[dict[str, object] | None]
+    description: Mapped[dict[str, object] | None]  # kind, num_samples, num_classes, shape, dtype, splits
+    created_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(default=1)
+
+
+class JobRow(Tenanted, Base):
+    """What was asked for, who works on it, how far it is, how it ended."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        _one_of("state", JobState),
+        _one_of("kind", JobKind),
+        Index("ix_jobs_tenant_kind_id", "tenant", "kind", "id"),
+        Index("ix_jobs_queue_state_priority", "queue", "state", "priority"),
+        Index("ix_jobs_state_lease_until", "state", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    kind: Mapped[str] = mapped_column(WORD)
+    state: Mapped[str] = mapped_column(WORD)
+    name: Mapped[str | None] = mapped_column(NAME)
+    model_id: Mapped[str | None] = mapped_column(ID, index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ID, index=True)
+    spec: Mapped[dict[str, object]]  # JobSpec as JSON; empty for the analysing kinds
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]  # of the first attempt
+    finished_at: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(default=1)  # goes up with every write: the ETag
+    event_seq: Mapped[int] = mapped_column(default=0)  # number of the last event
+
+    queue: Mapped[str] = mapped_column(WORD)
+    priority: Mapped[int] = mapped_column(default=0)  # higher first
+    attempt: Mapped[int] = mapped_column(default=0)  # attempts begun
+    losses: Mapped[int] = mapped_column(default=0)  # attempts that died; bounded
+    max_attempts: Mapped[int]
+    dispatch_after: Mapped[datetime]  # not claimed before
+    lease_owner: Mapped[str | None] = mapped_column(NAME)
+    lease_epoch: Mapped[int] = mapped_column(default=0)  # fencing number: every worker write names it
+    lease_until: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+
+    phase: Mapped[str | None] = mapped_column(WORD)
+    fraction: Mapped[float] = mapped_column(default=0.0)  # of the whole job, 0..1
+    eta_seconds: Mapped[float | None]
+    message: Mapped[str | None] = mapped_column(Text)
+    metrics: Mapped[dict[str, object] | None]
+    progress_at: Mapped[datetime | None]
+
+    result: Mapped[dict[str, object] | None]
+    problem: Mapped[dict[str, object] | None]
+    last_problem: Mapped[dict[str, object] | None]  # how the last attempt died (signal, peak memory)
+    sandbox: Mapped[dict[str, object] | None]  # layers that were active around the attempt
+    traceparent: Mapped[str | None] = mapped_column(NAME)
+
+
+class JobEventRow(Tenanted, Base):
+    """One entry of a job's log; `seq` counts from 1 without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(WORD)
+    data: Mapped[dict[str, object]]
+    created_at: Mapped[datetime]
+
+
+class OutboxRow(Tenanted, Base):
+    """A doorbell that is still to be rung; written with its cause, deleted once sent."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    queue: Mapped[str] = mapped_column(WORD)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime] = mapped_column(index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+
+
+class ArtifactRow(Tenanted, Base):
+    """A file that a job made; its bytes never change."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (Index("ix_artifacts_tenant_job_id", "tenant", "job_id"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(WORD)  # onnx | report | checkpoint
+    name: Mapped[str] = mapped_column(NAME)  # file name offered on download
+    target: Mapped[list[object] | None]
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    summary: Mapped[dict[str, object]]
+    created_at: Mapped[datetime]
+
+
+class CheckpointRow(Tenanted, Base):
+    """One file of the state that an attempt left for the next one; gone when the job has ended."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[str] = mapped_column(NAME, primary_key=True)
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    attempt: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class IdempotencyRow(Tenanted, Base):
+    """A request that may be sent again: its fingerprint, and its answer once there is one."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (UniqueConstraint("tenant", "key"),)
+
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True)
+    key: Mapped[str] = mapped_column(NAME)
+    fingerprint: Mapped[str] = mapped_column(DIGEST)  # SHA-256 of method, path and payload
+    resource_id: Mapped[str | None] = mapped_column(ID)  # what the request made
+    status: Mapped[int | None]
+    headers: Mapped[dict[str, object] | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(ID)  # the request that holds the key now
+    locked_until: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+
+
+class MeasurementRow(Tenanted, Base):
+    """Latency of one network on one host, every sample kept."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        Index("ix_measurements_tenant_artifact_id", "tenant", "artifact_id"),
+        Index("ix_measurements_tenant_model_id", "tenant", "model_id"),
+    )
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", ondelete="CASCADE"))
+    model_id: Mapped[str | None] = mapped_column(ID)
+    sha256: Mapped[str] = mapped_column(DIGEST)  # of the bytes that were timed
+    device: Mapped[str] = mapped_column(ID)
+    runtime: Mapped[str] = mapped_column(NAME)
+    runtime_version: Mapped[str] = mapped_column(NAME)
+    provider: Mapped[str] = mapped_column(NAME)
+    threads: Mapped[int]
+    batch: Mapped[int]
+    warmup: Mapped[int]
+    samples_ms: Mapped[list[object]]
+    p50_ms: Mapped[float]
+    p90_ms: Mapped[float]
+    p99_ms: Mapped[float]
+    mean_ms: Mapped[float]
+    load_ms: Mapped[float]
+    peak_rss_bytes: Mapped[int | None] = mapped_column(BigInt)
+    host: Mapped[dict[str, object]]
+    created_at: Mapped[datetime]
+
+
+class WorkerRow(Tenanted, Base):
+    """A supervisor that looks for jobs; readiness asks when it was last seen."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(NAME, primary_key=True)
+    queues: Mapped[list[object]]
+    host: Mapped[str] = mapped_column(NAME)
+    pid: Mapped[int]
+    bell: Mapped[str] = mapped_column(WORD)
+    job_id: Mapped[str | None] = mapped_column(ID)  # what it works on now
+    system: Mapped[dict[str, object]]  # versions, devices, sandbox layers
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime] = mapped_column(index=True)

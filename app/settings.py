@@ -1,0 +1,135 @@
+"""Every setting of the service in one frozen class, read once from the environment and handed down.
+
+Each field is the environment variable `ESPALIER_<NAME>`. Durations are ISO 8601 (`PT45S`) or seconds; sizes are bytes.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+class Settings(BaseSettings):
+    """What an operator may decide. Built in create_app() and celery_app.py, passed as an argument everywhere else."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPALIER_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path("espalier-data"), description="Directory for the database, the store and job folders.")
+    database_url: str = Field(
+        "", description="SQLAlchemy URL of SQLite or PostgreSQL. Empty: `espalier.sqlite3` in data_dir."
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="URL of the doorbell's broker: redis://, rediss:// or redis+socket://. Empty: workers poll.",
+    )
+    store_dir: Path | None = Field(None, description="Directory of the content-addressed store. Empty: in data_dir.")
+    work_dir: Path | None = Field(None, description="Directory of the folders of running jobs. Empty: in data_dir.")
+
+    host: str = Field("127.0.0.1", description="Address the web process listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port the web process listens on; 0 means any free one.")
+    log_level: str = Field("INFO", description="Lowest level that is logged: DEBUG, INFO, WARNING or ERROR.")
+    log_json: bool = Field(default=True, description="Log lines as JSON; otherwise for reading on a terminal.")
+
+    max_model_bytes: int = Field(2 * GIB, gt=0, description="Largest model file, in bytes.")
+    max_dataset_bytes: int = Field(8 * GIB, gt=0, description="Largest dataset file, in bytes.")
+    max_spec_bytes: int = Field(1 * MIB, gt=0, description="Largest JSON body or `spec` part, in bytes.")
+    min_free_bytes: int = Field(
+        256 * MIB, ge=0, description="Free space on the store's file system below which uploads answer 507, in bytes."
+    )
+    max_concurrent_uploads: int = Field(16, gt=0, description="Uploads served at once; further ones wait.")
+
+    lease_seconds: timedelta = Field(
+        timedelta(seconds=45), description="How long a worker holds a job without a heartbeat before it is requeued."
+    )
+    heartbeat_seconds: timedelta = Field(
+        timedelta(seconds=10), description="How often a worker extends its lease; well below the lease."
+    )
+    poll_seconds: timedelta = Field(
+        timedelta(seconds=1), description="How often a worker without a doorbell looks for a job."
+    )
+    cancel_poll_seconds: timedelta = Field(
+        timedelta(seconds=1), description="How often a worker asks whether its job was cancelled."
+    )
+    progress_seconds: timedelta = Field(
+        timedelta(seconds=1), description="Shortest time between two progress rows of one job."
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Attempts that may die on a job before it fails: the first, and two after losing a worker."
+    )
+    job_timeout: timedelta = Field(
+        timedelta(hours=12), description="Longest time one attempt may run before it is stopped and the job fails."
+    )
+    cancel_grace_seconds: timedelta = Field(
+        timedelta(seconds=2), description="Time a child gets between the request to stop and the kill."
+    )
+    child_memory_bytes: int | None = Field(
+        None, description="Memory one attempt's process may use, in bytes. Empty: nine tenths of what the host has."
+    )
+    child_file_bytes: int = Field(16 * GIB, gt=0, description="Largest file one attempt may write, in bytes.")
+    child_threads: int = Field(0, ge=0, description="Threads one attempt may compute with; 0 means every core.")
+    queues: str = Field("cpu", description="Queues a worker serves, joined by commas.")
+
+    outbox_seconds: timedelta = Field(
+        timedelta(seconds=2), description="How often unsent doorbell messages are sent again."
+    )
+    sweep_seconds: timedelta = Field(timedelta(seconds=5), description="How often leases that ran out are looked for.")
+    garbage_seconds: timedelta = Field(timedelta(hours=1), description="How often unreferenced content is looked for.")
+    blob_grace: timedelta = Field(
+        timedelta(hours=24), description="Age below which unreferenced content is never deleted."
+    )
+    job_retention: timedelta = Field(
+        timedelta(days=30), description="How long a finished job and its artifacts are kept."
+    )
+    idempotency_ttl: timedelta = Field(timedelta(hours=24), description="How long an idempotency key is remembered.")
+    idempotency_lock: timedelta = Field(
+        timedelta(minutes=10), description="How long an unanswered request keeps its key before a retry takes over."
+    )
+    worker_stale_seconds: timedelta = Field(
+        timedelta(seconds=30), description="Silence after which a worker counts as not consuming."
+    )
+
+    page_limit: int = Field(100, ge=1, description="Most entries of one page; a higher `limit` is capped.")
+    page_default: int = Field(20, ge=1, description="Entries of a page when `limit` is not given.")
+    max_wait_seconds: timedelta = Field(timedelta(seconds=30), description="Longest time that `?wait=` is honoured.")
+
+    database_pool_size: int = Field(20, ge=1, description="Database connections kept open by one process.")
+    database_pool_overflow: int = Field(30, ge=0, description="Connections beyond the pool in a burst.")
+    database_timeout: timedelta = Field(
+        timedelta(seconds=5), description="Longest wait for a connection, a lock or a busy SQLite before a 503."
+    )
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        """Two heartbeats may be missed before a lease runs out, otherwise healthy jobs would be requeued."""
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            msg = (
+                f"ESPALIER_HEARTBEAT_SECONDS is {self.heartbeat_seconds}; allowed is a third of "
+                f"ESPALIER_LEASE_SECONDS ({self.lease_seconds}) or less."
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL; SQLite in the data directory unless one is set."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'espalier.sqlite3').resolve()}"
+
+    @property
+    def resolved_store_dir(self) -> Path:
+        """The store's directory."""
+        return self.store_dir or self.data_dir / "store"
+
+    @property
+    def resolved_work_dir(self) -> Path:
+        """The directory of job folders."""
+        return self.work_dir or self.data_dir / "work"
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues of `queues`, split."""
+        return tuple(name.strip() for name in self.queues.split(",") if name.strip())
