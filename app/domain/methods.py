@@ -1,0 +1,193 @@
+"""What a job may ask for: options of each method as frozen models, and the whole request as JobSpec."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.domain.target import Target, Targets
+from app.errors import FieldError, InvalidTarget, ValidationFailed, json_pointer
+
+MethodName = Literal["auto", "magnitude", "random"]
+METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "magnitude", "random")
+_STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AutoOptions(BaseModel):
+    """Information gain per MAC, compensation, distillation."""
+
+    model_config = _STRICT
+
+    method: Literal["auto"] = Field(default="auto", exclude=True, repr=False)
+    calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples that scores look at.")
+    probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of the information gain.")
+    alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
+    compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+
+
+class MagnitudeOptions(BaseModel):
+    """Norm of each channel's filters: a baseline."""
+
+    model_config = _STRICT
+
+    method: Literal["magnitude"] = Field(default="magnitude", exclude=True, repr=False)
+    norm: Literal["l1", "l2"] = Field(default="l2", description="Norm over a filter's weights.")
+    alpha: float = Field(default=0.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
+    compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+
+
+class RandomOptions(BaseModel):
+    """Channels in a random order: the baseline below all baselines."""
+
+    model_config = _STRICT
+
+    method: Literal["random"] = Field(default="random", exclude=True, repr=False)
+    compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+
+
+MethodOptions = AutoOptions | MagnitudeOptions | RandomOptions
+OPTIONS: Final[Mapping[MethodName, type[MethodOptions]]] = {
+    "auto": AutoOptions,
+    "magnitude": MagnitudeOptions,
+    "random": RandomOptions,
+}
+
+
+class FinetuneOptions(BaseModel):
+    """How the pruned network is trained; null means chosen, and the report says what was chosen."""
+
+    model_config = _STRICT
+
+    steps: int | None = Field(default=None, ge=0, le=10_000_000, description="Optimiser steps; 0 means no training.")
+    epochs: float | None = Field(default=None, gt=0, le=100_000, description="Passes over the data, instead of steps.")
+    batch_size: int | None = Field(default=None, ge=1, le=65536)
+    learning_rate: float | None = Field(default=None, gt=0, le=100)
+    distillation: float = Field(
+        default=0.9, ge=0, le=1, description="Weight of the original's answers; the rest is cross-entropy on labels."
+    )
+    temperature: float = Field(default=2.0, gt=0, le=100, description="Softens both answers in distillation.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise PydanticCustomError("finetune_length", "Give steps or epochs, not both.")
+        return self
+
+
+class ExportOptions(BaseModel):
+    """What the artifact must look like."""
+
+    model_config = _STRICT
+
+    round_to: int | None = Field(default=None, ge=1, le=128, description="Kept widths are multiples; null: chosen.")
+    min_keep: float = Field(default=0.1, ge=0, le=1, description="Share of each group that always stays.")
+
+
+class PreprocessingOptions(BaseModel):
+    """How a stored sample becomes the model's input: (x * scale - mean) / std, then the input's layout."""
+
+    model_config = _STRICT
+
+    scale: float | None = Field(default=None, gt=0)
+    mean: tuple[float, ...] | None = Field(default=None, min_length=1, max_length=4096)
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(default=None, min_length=1, max_length=4096)
+    layout: Literal["NHWC", "NCHW"] | None = Field(default=None, description="Of the stored samples.")
+    channel_order: Literal["RGB", "BGR"] | None = None
+    resize: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] | None = None
+
+
+_Pattern = Annotated[str, Field(min_length=1, max_length=255)]
+_Patterns = Annotated[tuple[_Pattern, ...], Field(max_length=256)]
+
+
+class JobSpec(BaseModel):
+    """A prune job as asked for; `model_dump(mode="json")` is what the job row keeps and the attempt reads."""
+
+    model_config = _STRICT
+
+    model: str = Field(pattern=r"^mdl_[0-9a-z]{1,36}$")
+    dataset: str | None = Field(default=None, pattern=r"^dst_[0-9a-z]{1,36}$")
+    target: Targets | None = None
+    targets: Annotated[tuple[Targets, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None, description="One artifact per entry, in one job."
+    )
+    method: MethodName = "auto"
+    options: Annotated[MethodOptions, Field(discriminator="method")] = AutoOptions()
+    preprocessing: PreprocessingOptions | None = None
+    finetune: FinetuneOptions = FinetuneOptions()
+    max_accuracy_drop: float | None = Field(default=None, gt=0, le=1, description="0.03 means three points.")
+    device: str | None = Field(default=None, pattern=r"^dev_[0-9a-z_]{1,36}$")
+    export: ExportOptions = ExportOptions()
+    include: _Patterns = Field(default=(), description="Patterns over node names that may be pruned; empty: all.")
+    exclude: _Patterns = Field(default=(), description="Patterns over node names that must stay as they are.")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    name: str | None = Field(default=None, min_length=1, max_length=255)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        default=None, max_length=16
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tag_options(cls, data: Any) -> Any:
+        """Options carry no tag on the wire: the job's method is the tag."""
+        if not isinstance(data, Mapping):
+            return data
+        method = data.get("method", "auto")
+        options = data.get("options", {})
+        if not isinstance(options, Mapping):
+            return data
+        if method not in METHOD_NAMES:  # that is the error to show; options of an unknown method cannot be judged
+            return {**data, "options": {"method": "auto"}}
+        tag = options.get("method", method)
+        if tag != method:
+            raise PydanticCustomError("options_method", "options are for another method than `method` names.")
+        return {**data, "options": {**options, "method": method}}
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.target is None) == (self.targets is None):
+            raise PydanticCustomError("target_missing", "Give either target or targets, for example target=flops=50%.")
+        return self
+
+    @property
+    def target_sets(self) -> tuple[tuple[Target, ...], ...]:
+        """What each artifact must hold: one entry for `target`, several for `targets`."""
+        if self.targets is not None:
+            return self.targets
+        return (self.target,) if self.target is not None else ()
+
+
+def parse_spec(given: object) -> JobSpec:
+    """Read a job request.
+
+    Raises:
+        InvalidTarget: the target is the only thing wrong; the message shows the grammar.
+        ValidationFailed: something else is; `errors` points at each field.
+    """
+    try:
+        return JobSpec.model_validate(given)
+    except ValidationError as error:
+        raise spec_refusal(error.errors(include_url=False, include_input=False)) from error
+
+
+def spec_refusal(entries: Sequence[Mapping[str, Any]], prefix: Sequence[str | int] = ()) -> ValidationFailed:
+    """Turn pydantic's list of errors into the service's own refusal, with JSON pointers below `prefix`."""
+    errors = [
+        FieldError(
+            pointer=json_pointer([*prefix, *(part for part in _without_tag(entry["loc"]))]), message=str(entry["msg"])
+        )
+        for entry in entries
+    ]
+    if {entry["type"] for entry in entries} == {"invalid_target"}:
+        return InvalidTarget(str(entries[0]["msg"]), errors=errors)
+    detail = "; ".join(f"{error.pointer or '/'}: {error.message}" for error in errors[:5])
+    return ValidationFailed(f"{len(errors)} field(s) of the request are wrong ({detail}).", errors=errors)
+
+
+def _without_tag(location: Sequence[str | int]) -> list[str | int]:
+    """Drop the union's tag that pydantic writes behind `options`: the wire has no such level."""
+    parts = list(location)
+    if len(parts) > 1 and parts[0] == "options" and parts[1] in METHOD_NAMES:
+        del parts[1]
+    return parts
