@@ -63,10 +63,18 @@ class FinetuneOptions(BaseModel):
     epochs: float | None = Field(default=None, gt=0, le=100_000, description="Passes over the data, instead of steps.")
     batch_size: int | None = Field(default=None, ge=1, le=65536)
     learning_rate: float | None = Field(default=None, gt=0, le=100)
-    distillation: float = Field(
-        default=0.9, ge=0, le=1, description="Weight of the original's answers; the rest is cross-entropy on labels."
+    distillation: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Weight of the original's answers; the rest is cross-entropy on labels. null: no cross-entropy.",
     )
-    temperature: float = Field(default=2.0, gt=0, le=100, description="Softens both answers in distillation.")
+    temperature: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="Softens both answers before their divergence is taken; null: squared error of centred logits.",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
