@@ -1,0 +1,10 @@
+"""One file per method; METHODS holds them by the name that a job gives."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from workers.pruning.methods.auto import auto
+from workers.pruning.methods.baselines import magnitude, random
+from workers.pruning.methods.task import Outcome
+
+METHODS: Final[Mapping[str, Callable[..., Outcome]]] = {"auto": auto, "magnitude": magnitude, "random": random}

@@ -1,0 +1,194 @@
+"""The steps that all methods share, in the order in which they call them.
+
+score -> choose (allocate, cut, check) -> repair (compensate, or statistics alone) -> train (renormalise, fine-tune,
+fold). What is expensive goes through the journal, so that a later attempt resumes behind it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from workers.pruning.allocation.rank import allocate
+from workers.pruning.compensation.batch_statistics import channel_statistics, reestimate
+from workers.pruning.compensation.least_squares import compensate
+from workers.pruning.graph import load, renormalise, save
+from workers.pruning.methods.task import Outcome, Stage, Task
+from workers.pruning.surgery.check import check
+from workers.pruning.surgery.cut import cut
+from workers.pruning.surgery.mask import mask
+from workers.pruning.training.evaluate import evaluate
+from workers.pruning.training.loop import Finetuned, finetune
+from workers.pruning.training.recipe import activation_bytes
+from workers.pruning.types import AnyArray, FloatArray, Grouping, Keep, Memo, Phase, Scores
+
+CALIBRATION_SAMPLES: Final = 512
+CALIBRATION_BATCH: Final = 64
+CALIBRATION_BYTES: Final = 256 << 20  # of inputs in memory
+BATCH_ACTIVATION_BYTES: Final = 512 << 20
+CALIBRATION_STREAM: Final = 3  # tells the seeds of independent draws apart
+
+Batches = Sequence[Sequence[AnyArray]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What stays, the network with only that, and the largest difference between cutting and masking."""
+
+    keep: Keep
+    graph: ir.Model
+    masked_vs_cut: float
+
+
+def calibration_batches(task: Task, num_samples: int) -> Batches:
+    """Draw seeded training samples, never validation samples, in batches that fit into memory."""
+    samples = task.data.train
+    sample_bytes = sum(array.nbytes for array in samples.batch(np.zeros(1, np.int64)))
+    count = min(num_samples, len(samples), max(1, CALIBRATION_BYTES // max(1, sample_bytes)))
+    order = np.random.default_rng([task.run.seed, CALIBRATION_STREAM]).permutation(len(samples))[:count]
+    size = min(CALIBRATION_BATCH, max(1, BATCH_ACTIVATION_BYTES // max(1, activation_bytes(task.graph))))
+    return [samples.batch(np.sort(order[start : start + size])) for start in range(0, count, size)]
+
+
+def remembered_scores(task: Task, compute: Callable[[], Scores]) -> Scores:
+    """Give the scores an earlier attempt recorded, or compute and record them. They serve every target of a job."""
+    memo = task.run.journal.recall("score")
+    if memo is not None:
+        return Scores(values=memo.arrays["scores"].astype(np.float64), source=str(memo.state["source"]))
+    scores = compute()
+    task.run.journal.record("score", Memo(arrays={"scores": scores.values}, state={"source": scores.source}))
+    return scores
+
+
+def choose(task: Task, scores: Scores, alpha: float) -> Chosen:
+    """Allocate, cut, and check that the cut network computes what the masked one does.
+
+    Raises:
+        TargetUnreachable: the floor is above the target.
+        SurgeryCheckFailed: cut and masked networks differ.
+    """
+    run = task.run
+    run.report(Phase.ALLOCATE, 0.0)
+    keep = allocate(
+        scores,
+        task.grouping,
+        task.cost_model,
+        task.budgets,
+        alpha=alpha,
+        round_to=task.round_to,
+        min_keep=task.min_keep,
+    )
+    run.report(Phase.CUT, 0.0)
+    smaller = cut(task.graph, task.grouping, keep)
+    run.report(Phase.CUT, 0.5, "comparing the cut with the masked network")
+    difference = check(mask(task.graph, task.grouping, keep), smaller, seed=run.seed)
+    return Chosen(keep=keep, graph=smaller, masked_vs_cut=difference)
+
+
+def repair(task: Task, chosen: Chosen, batches: Batches, *, compensated: bool) -> ir.Model:
+    """Let the kept channels take over what they can: least squares, or BatchNormalization statistics alone."""
+    task.run.report(Phase.COMPENSATE, 0.0)
+
+    def compute() -> ir.Model:
+        if compensated:
+            return compensate(task.graph, chosen.graph, task.grouping, chosen.keep, batches, run=task.run)
+        return _recalibrated(task, chosen, batches)
+
+    return _remembered_graph(task, "compensate", compute)
+
+
+def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, Finetuned | None]:
+    """Fine-tune, with BatchNormalization put back behind folded convolutions and folded away again afterwards.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+    """
+    if task.finetune.steps == 0:
+        return repaired, None
+    task.run.report(Phase.FINETUNE, 0.0)
+    names = renormalise.to_insert(repaired)
+    trainable = repaired
+    if names:
+        trainable = renormalise.insert(repaired, channel_statistics(repaired, names, batches, task.run))
+    finetuned = finetune(
+        trainable,
+        task.graph,
+        task.data,
+        task.finetune,
+        task.run,
+        head=task.head,
+        step_name=f"{task.step_prefix}finetune",
+    )
+    if not finetuned.improved:
+        return repaired, finetuned
+    return renormalise.fold(finetuned.graph), finetuned
+
+
+def recover(task: Task, chosen: Chosen, batches: Batches, *, compensated: bool, score_source: str) -> Outcome:
+    """Repair and train the cut network, stating after each stage how good it is on held-out samples."""
+    stages = [_stage(task, "raw", chosen.graph)]
+    repaired = repair(task, chosen, batches, compensated=compensated)
+    stages.append(_stage(task, "compensated" if compensated else "recalibrated", repaired))
+    final, finetuned = train(task, repaired, batches)
+    if finetuned is not None:
+        stages.append(_stage(task, "finetuned", final))
+    return Outcome(
+        graph=final,
+        keep=chosen.keep,
+        masked_vs_cut=chosen.masked_vs_cut,
+        stages=tuple(stages),
+        finetuned=finetuned,
+        score_source=score_source,
+        warnings=_warnings(finetuned),
+    )
+
+
+def _recalibrated(task: Task, chosen: Chosen, batches: Batches) -> ir.Model:
+    """Give each channel the mean and variance that it had in the original, by BatchNormalization alone.
+
+    Folded convolutions get the original's statistics as a BatchNormalization, which is re-estimated on the cut network
+    and folded away.
+    """
+    names = renormalise.to_insert(chosen.graph)
+    graph = chosen.graph
+    if names:
+        original = channel_statistics(task.graph, names, batches, task.run)
+        graph = renormalise.insert(graph, kept_statistics(task.graph, task.grouping, chosen.keep, original))
+    return renormalise.fold(reestimate(graph, batches, task.run))
+
+
+def kept_statistics(
+    graph: ir.Model, grouping: Grouping, keep: Keep, statistics: dict[str, tuple[FloatArray, FloatArray]]
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Slice per-channel statistics of the original to the channels that stay."""
+    outputs = {node.name: node.outputs[0].name for node in graph.graph}
+    kept = {}
+    for name, (mean, variance) in statistics.items():
+        units = grouping.value_axes.get(outputs[name] or "", {}).get(1)
+        stays = np.ones(len(mean), np.bool_) if units is None else (units < 0) | keep.mask[units]
+        kept[name] = (mean[stays], variance[stays])
+    return kept
+
+
+def _remembered_graph(task: Task, step: str, compute: Callable[[], ir.Model]) -> ir.Model:
+    """Give the graph an earlier attempt recorded, or compute it; it always comes from its bytes, so both are equal."""
+    name = f"{task.step_prefix}{step}"
+    memo = task.run.journal.recall(name)
+    if memo is None:
+        content = save.to_bytes(compute())
+        memo = Memo(arrays={"graph": np.frombuffer(content, np.uint8)})
+        task.run.journal.record(name, memo)
+    return load.load(np.ascontiguousarray(memo.arrays["graph"]).tobytes())
+
+
+def _stage(task: Task, name: str, graph: ir.Model) -> Stage:
+    return Stage(name=name, evaluation=evaluate(graph, task.data.validation, reference=task.graph))
+
+
+def _warnings(finetuned: Finetuned | None) -> tuple[str, ...]:
+    if finetuned is None or finetuned.improved:
+        return ()
+    before, after = finetuned.loss_before, finetuned.loss_after
+    return (f"Fine-tuning was undone: the loss on stored training samples went from {before:.4g} to {after:.4g}.",)

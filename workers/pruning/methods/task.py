@@ -1,0 +1,52 @@
+"""What a method is given and what it gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from workers.pruning.graph.head import Head
+from workers.pruning.training.data import Dataset
+from workers.pruning.training.evaluate import Evaluation
+from workers.pruning.training.loop import Finetuned
+from workers.pruning.training.recipe import FinetuneSettings
+from workers.pruning.types import Budget, CostModel, Grouping, Json, Keep, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A network, what may go, how little may remain, and the data to do it with."""
+
+    graph: ir.Model  # as loaded; never changed
+    head: Head
+    data: Dataset
+    grouping: Grouping
+    cost_model: CostModel
+    budgets: tuple[Budget, ...]
+    finetune: FinetuneSettings
+    run: Run
+    round_to: int | None = None  # None: chosen per group
+    min_keep: float = 0.1
+    step_prefix: str = ""  # tells the journal entries of several targets apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How good the network was after a stage: raw, compensated or fine-tuned."""
+
+    name: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The pruned network and everything that was found out on the way."""
+
+    graph: ir.Model
+    keep: Keep
+    masked_vs_cut: float  # largest relative difference
+    stages: tuple[Stage, ...]
+    finetuned: Finetuned | None
+    score_source: str
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Json] = field(default_factory=dict)
