@@ -17,7 +17,8 @@ _TORCH_MEMBERS = re.compile(
     rb"|(^|/)(code|\.data|data/(weights|constants|aotinductor))/|^archive/"
 )
 _PICKLED_MEMBERS = re.compile(
-    rb"(^|/)(data\.pkl|constants\.pkl|byteorder|archive_format|\.format_version)$|^archive/data/(weights|constants)/"
+    rb"(^|/)(data\.pkl|constants\.pkl|byteorder|archive_format|\.format_version)$|(^|/)data/\d+$"
+    rb"|^archive/data/(weights|constants)/"
 )
 
 

@@ -1,0 +1,297 @@
+"""The documents that the API answers with, as pydantic models: no rules, no queries. Requests are app.domain's JobSpec.
+
+Documents that workers write (analysis, result) allow more fields than are named here: a newer worker may say more.
+"""
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.job import InputState, JobState, Phase
+from app.domain.methods import MethodName
+from app.domain.target import Metric
+
+Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
+
+
+class Document(BaseModel):
+    """An answer: exactly the fields that are named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OpenDocument(BaseModel):
+    """An answer that may say more than is named."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ProblemField(Document):
+    """One thing in the request that is wrong."""
+
+    pointer: str = Field(description="JSON pointer to the field, or to the parameter's name.")
+    message: str
+
+
+class Problem(OpenDocument):
+    """Why a request, a model or a job failed (RFC 9457)."""
+
+    type: str = Field(description="Stable slug of the kind of problem.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(default="", description="Id of the request, as in X-Request-ID.")
+    errors: list[ProblemField] = []
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+
+
+class JobProblem(OpenDocument):
+    """Why a job, a model or a dataset failed: a problem without a request."""
+
+    type: str
+    title: str
+    detail: str
+    status: int | None = None
+    retryable: bool = False
+
+
+class Tensor(OpenDocument):
+    """An input or output of a network; a dimension that may vary is a name."""
+
+    name: str
+    dtype: str
+    shape: list[int | str | None]
+
+
+class PrunableGroup(OpenDocument):
+    """Channels that live and die together."""
+
+    id: str | int
+    channels: int
+    layers: list[str]
+    share_of_macs: float
+
+
+class Frozen(OpenDocument):
+    """A node whose channels must stay, and why."""
+
+    node: str
+    reason: str
+
+
+class Reachable(OpenDocument):
+    """The smallest share of each cost that pruning can leave."""
+
+    macs_min_ratio: float | None = None
+    params_min_ratio: float | None = None
+    size_min_ratio: float | None = None
+
+
+class Analysis(OpenDocument):
+    """What is known of a network before anything is pruned. `flops` = 2 x `macs`."""
+
+    opset: int | None = None
+    producer: str | None = None
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    macs: int | None = None
+    flops: int | None = None
+    params: int | None = None
+    size_bytes: int | None = None
+    peak_activation_bytes: int | None = None
+    num_nodes: int | None = None
+    op_types: dict[str, int] = {}
+    prunable_groups: list[PrunableGroup] = []
+    frozen: list[Frozen] = []
+    reachable: Reachable | None = None
+    head: str | None = None
+    warnings: list[str] = []
+
+
+class Model(Document):
+    """A network that was uploaded."""
+
+    id: str
+    name: str
+    sha256: str = Sha256
+    size_bytes: int
+    created_at: datetime
+    state: InputState
+    problem: JobProblem | None = None
+    analysis: Analysis | None = None
+
+
+class Dataset(Document):
+    """Data that was uploaded; what it holds is known once it is ready."""
+
+    id: str
+    name: str
+    sha256: str = Sha256
+    size_bytes: int
+    created_at: datetime
+    state: InputState
+    problem: JobProblem | None = None
+    kind: str | None = None
+    num_samples: int | None = None
+    num_classes: int | None = None
+    shape: list[Any] | None = None
+    dtype: str | None = None
+    splits: dict[str, Any] | None = None
+
+
+class TargetDocument(Document):
+    """One limit of a job: what remains, as a share or an absolute figure."""
+
+    metric: Metric
+    ratio: float | None = None
+    value: float | None = None
+    device: str | None = None
+
+
+class Progress(Document):
+    """How far a job is."""
+
+    phase: Phase | None = None
+    fraction: float = Field(ge=0, le=1)
+    eta_seconds: float | None = None
+    message: str | None = None
+    metrics: dict[str, Any] = {}
+
+
+class Figures(OpenDocument):
+    """Costs and quality of a network, before or after."""
+
+    macs: float | None = None
+    flops: float | None = None
+    params: float | None = None
+    size_bytes: float | None = None
+    peak_activation_bytes: float | None = None
+    accuracy: float | None = None
+    agreement: float | None = None
+    latency_ms: float | None = None
+
+
+class Result(OpenDocument):
+    """What a job reached."""
+
+    before: Figures | None = None
+    after: Figures | None = None
+    target_met: bool | None = None
+    stopped_by: Literal["target", "accuracy", "floor"] | None = None
+    layers: list[dict[str, Any]] = []
+    curve: list[Any] = []
+    timing: dict[str, float] = {}
+    parity: dict[str, Any] = {}
+    artifacts: list[Any] = []
+    warnings: list[str] = []
+
+
+class Links(OpenDocument):
+    """Where to go from a job."""
+
+    self: str
+    events: str
+    artifacts: str
+    cancel: str
+
+
+class Job(Document):
+    """A pruning job: what was asked, how far it is, how it ended."""
+
+    id: str
+    name: str | None = None
+    metadata: dict[str, str] | None = None
+    state: JobState
+    method: MethodName
+    target: list[TargetDocument] | None = None
+    targets: list[list[TargetDocument]] | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int
+    progress: Progress
+    result: Result | None = None
+    problem: JobProblem | None = None
+    model: str
+    dataset: str | None = None
+    device: str | None = None
+    links: Links
+
+
+class Event(Document):
+    """One entry of a job's log; `seq` counts from 1 without gaps."""
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class Artifact(Document):
+    """A file that a job made; its bytes never change."""
+
+    id: str
+    job: str
+    kind: str
+    name: str
+    target: list[TargetDocument] | None = None
+    sha256: str = Sha256
+    size_bytes: int
+    created_at: datetime
+    summary: dict[str, Any]
+
+
+class Measurement(Document):
+    """Latency of one network on one host, every sample kept."""
+
+    id: str
+    artifact: str | None = None
+    model: str | None = None
+    job: str | None = None
+    sha256: str = Sha256
+    device: str
+    runtime: str
+    runtime_version: str
+    provider: str
+    threads: int
+    batch: int
+    warmup: int
+    samples_ms: list[float]
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    load_ms: float
+    peak_rss_bytes: int | None = None
+    host: dict[str, Any]
+    created_at: datetime
+
+
+class Page(Document, Generic[DocumentT]):
+    """Some entries of a list; `last_id` is what `after` takes to go on."""
+
+    data: list[DocumentT]
+    has_more: bool
+    last_id: str | int | None
+
+
+class Check(OpenDocument):
+    """One thing that readiness looked at."""
+
+    status: Literal["ok", "degraded", "failed"]
+    detail: str = ""
+
+
+class Readiness(Document):
+    """Whether the service can do its work, and what was looked at."""
+
+    status: Literal["ready", "degraded", "unready"]
+    checks: dict[str, Check]
+
+
+class Liveness(Document):
+    """The process answers."""
+
+    status: Literal["alive"]
