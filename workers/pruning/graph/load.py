@@ -1,0 +1,219 @@
+"""Bytes in, checked graph out. Every refusal says what is wrong, where, and what is allowed."""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from workers.pruning.errors import InvalidGraph, UnknownShape
+from workers.pruning.graph.caps import DEFAULT_CAPS, Caps, check_elements, check_size, check_static
+from workers.pruning.graph.finite import check_finite
+from workers.pruning.graph.recognise import refuse_other_formats
+from workers.pruning.graph.simplify import simplify
+from workers.pruning.graph.wire import Span, skeleton
+
+_HEAD_BYTES: Final = 64
+_RE_EXPORT: Final = "Check the file with onnx.checker.check_model(path, full_check=True) and export it again."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of an input or output; an axis is a length, a symbol or unknown (None)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+def load(source: bytes | Path, caps: Caps = DEFAULT_CAPS) -> ir.Model:
+    """Read an ONNX file into the graph that all stages work on.
+
+    Static caps come first: nothing runs, no other file is opened and nothing is allocated for a value before the
+    sizes of all values are known to be small enough. Weights are copied once, straight from the file.
+
+    Ensures: what `simplify` ensures. Name, inputs, outputs, dtypes, symbolic axes, opset, metadata and documentation of
+    the file stay as they are.
+
+    Raises:
+        InvalidGraph: empty, damaged, another format, custom operators, or refused by the ONNX checker.
+        GraphTooLarge: a cap is exceeded.
+        UnsupportedOpset: outside 7..newest.
+        ExternalData: a tensor lies in another file.
+        UnknownShape: an input without a rank, or one that is not a tensor.
+        NonFiniteScore: a weight is NaN or infinite.
+    """
+    if isinstance(source, Path):
+        size = source.stat().st_size
+        check_size(size, caps)
+        if size == 0:
+            refuse_other_formats(b"", 0)
+        with (
+            source.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            return _load(view, caps)
+    check_size(len(source), caps)
+    return _load(memoryview(source), caps)
+
+
+def input_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:
+    """What a caller feeds, in order."""
+    return tuple(_spec(value) for value in graph.graph.inputs)
+
+
+def output_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:
+    """What a caller receives, in order."""
+    return tuple(_spec(value) for value in graph.graph.outputs)
+
+
+def _load(view: memoryview, caps: Caps) -> ir.Model:
+    head = bytes(view[:_HEAD_BYTES])
+    refuse_other_formats(head, len(view), bytes(view) if head.startswith(b"PK") else b"")
+    bare, spans = skeleton(view)
+    proto = _parse(bare)
+    _forget_negative_axes(proto)
+    check_static(proto, caps)
+    _check_spans(proto, spans)
+    _check_inferred(proto, spans, caps)
+    graph = _to_ir(proto)
+    _attach_weights(graph, proto, spans, view)
+    _check_inputs(graph)
+    simplify(graph, caps)
+    check_finite(graph)
+    return graph
+
+
+def _parse(bare: bytes) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(bare)
+    except DecodeError as error:
+        raise InvalidGraph(
+            "The file is damaged, cut short or not ONNX", actual=str(error), advice=_RE_EXPORT
+        ) from error
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise InvalidGraph("The file is not ONNX, or its graph has no nodes", advice=_RE_EXPORT)
+    return proto
+
+
+def _forget_negative_axes(proto: onnx.ModelProto) -> None:
+    """Some exporters write an unknown axis as -1, which ONNX does not know; make it unknown."""
+    for values in (proto.graph.input, proto.graph.output, proto.graph.value_info):
+        for value in values:
+            for axis in value.type.tensor_type.shape.dim:
+                if axis.dim_value < 0:
+                    axis.ClearField("dim_value")
+
+
+def _check_spans(proto: onnx.ModelProto, spans: dict[int, Span]) -> None:
+    """Each weight has as many bytes as its shape and type ask for; proves later views safe."""
+    for index, span in spans.items():
+        tensor = proto.graph.initializer[index]
+        dtype = ir.DataType(tensor.data_type)
+        expected = -(-int(np.prod(tensor.dims, dtype=np.int64)) * dtype.bitwidth // 8)
+        if dtype == ir.DataType.STRING or expected != span.stop - span.start:
+            raise InvalidGraph(
+                "A weight has the wrong number of bytes",
+                where=f"initializer {tensor.name!r} of shape {list(tensor.dims)}",
+                actual=span.stop - span.start,
+                allowed=expected,
+                advice=_RE_EXPORT,
+            )
+
+
+def _check_inferred(proto: onnx.ModelProto, spans: dict[int, Span], caps: Caps) -> None:
+    """Run the full checker and shape inference on the skeleton, then the caps on every inferred shape."""
+    bare = _without_large_weights(proto, spans)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=False, data_prop=True)
+        check_elements(_shapes(inferred), caps)
+        onnx.checker.check_model(bare, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise InvalidGraph("The ONNX checker refuses the file", actual=_summary(error), advice=_RE_EXPORT) from error
+
+
+def _without_large_weights(proto: onnx.ModelProto, spans: dict[int, Span]) -> onnx.ModelProto:
+    """A copy whose stripped weights are inputs of the same type and shape."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    listed = {value.name for value in bare.graph.input}
+    for index in sorted(spans, reverse=True):
+        tensor = bare.graph.initializer[index]
+        if tensor.name not in listed:
+            entry = bare.graph.input.add(name=tensor.name)
+            entry.type.tensor_type.elem_type = tensor.data_type
+            entry.type.tensor_type.shape.SetInParent()
+            for length in tensor.dims:
+                entry.type.tensor_type.shape.dim.add(dim_value=length)
+        del bare.graph.initializer[index]
+    return bare
+
+
+def _shapes(proto: onnx.ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for values in (proto.graph.input, proto.graph.value_info, proto.graph.output):
+        for value in values:
+            dims = value.type.tensor_type.shape.dim
+            yield value.name, tuple(max(dim.dim_value, 0) if dim.HasField("dim_value") else 1 for dim in dims)
+
+
+def _to_ir(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InvalidGraph("The graph cannot be read", actual=_summary(error), advice=_RE_EXPORT) from error
+
+
+def _attach_weights(graph: ir.Model, proto: onnx.ModelProto, spans: dict[int, Span], view: memoryview) -> None:
+    """Copy each large weight once from the file into an array of its own; small ones are copied from the skeleton."""
+    for index, tensor in enumerate(proto.graph.initializer):
+        value = graph.graph.initializers[tensor.name]
+        span = spans.get(index)
+        if span is None:
+            if value.const_value is not None and value.dtype != ir.DataType.STRING:
+                value.const_value = ir.tensor(
+                    np.array(value.const_value.numpy()), value.const_value.dtype, name=tensor.name
+                )
+            continue
+        value.const_value = _copied(view[span.start : span.stop], tensor)
+
+
+def _copied(content: memoryview, tensor: onnx.TensorProto) -> ir.TensorProtocol:
+    dtype = ir.DataType(tensor.data_type)
+    if dtype.bitwidth % 8:  # several numbers per byte
+        filled = onnx.TensorProto()
+        filled.CopyFrom(tensor)
+        filled.raw_data = bytes(content)
+        return ir.serde.deserialize_tensor(filled)
+    array = np.frombuffer(content, dtype.numpy().newbyteorder("<")).reshape(tuple(tensor.dims))
+    return ir.Tensor(np.array(array, dtype.numpy()), dtype=dtype, name=tensor.name)
+
+
+def _check_inputs(graph: ir.Model) -> None:
+    for value in graph.graph.inputs:
+        if value.shape is None or not isinstance(value.type, ir.TensorType):
+            raise UnknownShape(
+                "An input has no shape, or is not a tensor",
+                where=f"input {value.name!r}",
+                actual=str(value.type),
+                allowed="a tensor of known rank",
+                advice="Export with example inputs; only the batch axis should be dynamic.",
+            )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
+    lengths = () if value.shape is None else tuple(value.shape)
+    shape = tuple(length if isinstance(length, int) else length.value for length in lengths)
+    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)
+
+
+def _summary(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:500] or type(error).__name__

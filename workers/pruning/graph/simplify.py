@@ -1,0 +1,168 @@
+"""Passes that make later stages easy. Each edits the loaded graph in place and keeps the function that it computes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from workers.pruning.graph.caps import Caps, check_weight_total
+from workers.pruning.graph.constants import fold_constants
+from workers.pruning.graph.shapes import infer_shapes
+from workers.pruning.graph.values import constant, fresh_name, renamed
+
+_MAX_ROUNDS = 4
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
+_OPTIONAL_BIAS = {"Conv": 2, "ConvTranspose": 2}
+
+
+def simplify(graph: ir.Model, caps: Caps) -> None:
+    """Bring a checked graph into the form that every stage expects.
+
+    Ensures: one standard domain; no initializer among the inputs; unique node and value names; no Constant and (but at
+    an output) no Identity node; what can be known is an initializer; no all-zero convolution bias; no dead node or
+    unused initializer; every (node, input) has its own initializer; shapes inferred.
+
+    Raises:
+        GraphTooLarge: folding or un-sharing would exceed the caps.
+        InvalidGraph: shapes contradict each other.
+    """
+    unify_domain(graph)
+    free_initializers(graph)
+    name_nodes(graph)
+    infer_shapes(graph)
+    for _ in range(_MAX_ROUNDS):
+        bypass_identities(graph)
+        if not fold_constants(graph, caps):
+            break
+        remove_dead(graph)
+        infer_shapes(graph)
+    drop_zero_biases(graph)
+    remove_dead(graph)
+    unshare_initializers(graph, caps)
+    infer_shapes(graph)
+
+
+def unify_domain(graph: ir.Model) -> None:
+    """Write the standard domain as "" everywhere (files may also call it ai.onnx)."""
+    if "ai.onnx" in graph.opset_imports:
+        version = graph.opset_imports.pop("ai.onnx")
+        graph.opset_imports.setdefault("", version)
+    for node in graph.graph.all_nodes():
+        if node.domain == "ai.onnx":
+            node.domain = ""
+
+
+def free_initializers(graph: ir.Model) -> None:
+    """Take initializers off the list of inputs, where ONNX before IR version 4 had to repeat them.
+
+    Ensures: inputs are what a caller feeds. The IR version is at least 4, since older ones do not allow this.
+    """
+    fed = [value for value in graph.graph.inputs if value.name not in graph.graph.initializers]
+    if len(fed) == len(graph.graph.inputs):
+        return
+    graph.graph.inputs.clear()
+    graph.graph.inputs.extend(fed)
+    graph.ir_version = max(graph.ir_version or 0, _FIRST_IR_WITH_FREE_INITIALIZERS)
+
+
+def name_nodes(graph: ir.Model) -> None:
+    """Give every node, also in subgraphs, a name of its own; names that are unique already stay."""
+    nodes = list(graph.graph.all_nodes())
+    wanted = {node.name for node in nodes if node.name}
+    taken: set[str] = set()
+    for node in nodes:
+        if node.name and node.name not in taken:
+            taken.add(node.name)
+        else:
+            node.name = fresh_name(node.name or _default_name(node), taken | wanted)
+            taken.add(node.name)
+
+
+def bypass_identities(graph: ir.Model) -> None:
+    """Remove Identity nodes that do not stand between an input and an output.
+
+    An Identity that gives a graph output stays when it also reads an input, an initializer or another output, or when
+    others read the value it copies; otherwise the name of the output moves to the value itself.
+    """
+    for node in list(graph.graph):
+        if node.op_type != "Identity" or node.domain or node.inputs[0] is None:
+            continue
+        source, target = node.inputs[0], node.outputs[0]
+        if target.is_graph_output():
+            continue
+        if source.graph is not graph.graph and source.producer() is None:
+            continue
+        if source.shape is None:
+            source.shape = target.shape
+        target.replace_all_uses_with(source)
+        graph.graph.remove(node, safe=True)
+
+
+def drop_zero_biases(graph: ir.Model) -> None:
+    """Remove the bias of a convolution where all its entries are zero.
+
+    Exporters that do not optimise write one for each bias-free convolution; left in place it would be trained, counted
+    and rescaled as if the network had it.
+    """
+    for node in graph.graph:
+        index = _OPTIONAL_BIAS.get(node.op_type)
+        if node.domain or index is None or len(node.inputs) <= index:
+            continue
+        bias = constant(node.inputs[index])
+        if bias is not None and not np.any(bias):
+            node.resize_inputs(index)
+
+
+def remove_dead(graph: ir.Model) -> None:
+    """Remove nodes that no output depends on, then initializers that nobody reads.
+
+    Ensures: inputs and outputs stay as they are, even where an input is not read.
+    """
+    for node in reversed(list(graph.graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.graph.remove(node, safe=True)
+    for name, value in list(graph.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            graph.graph.initializers.pop(name)
+
+
+def unshare_initializers(graph: ir.Model, caps: Caps) -> None:
+    """Give every (node, input) its own initializer; the first reader keeps the name.
+
+    Exporters store identical tensors once, so that a Reshape target or a bias of one layer would change with that of
+    another. A weight that a network applies several times on purpose (siamese branches, shared detector heads) becomes
+    independent copies as well: they start equal and may part in cutting and training, and the file grows by them.
+    Arrays are not copied in memory.
+
+    Raises:
+        GraphTooLarge: all copies together would exceed the cap.
+    """
+    check_weight_total(sum(_copied_elements(graph)), caps)
+    taken = _value_names(graph)
+    for value in list(graph.graph.initializers.values()):
+        uses = [(use.node, use.idx) for use in value.uses()]
+        for node, index in uses[0 if value.is_graph_output() else 1 :]:
+            node.replace_input_with(index, _copy(graph, value, fresh_name(value.name or "constant", taken)))
+
+
+def _copied_elements(graph: ir.Model) -> Iterator[int]:
+    for value in graph.graph.initializers.values():
+        if value.const_value is not None:
+            yield value.const_value.size * max(1, len(value.uses()))
+
+
+def _copy(graph: ir.Model, value: ir.Value, name: str) -> ir.Value:
+    copied = ir.Value(name=name, shape=value.shape, type=value.type, const_value=renamed(value, name))
+    graph.graph.register_initializer(copied)
+    return copied
+
+
+def _value_names(graph: ir.Model) -> set[str]:
+    names = {value.name for body in graph.graphs() for node in body for value in node.outputs if value.name}
+    names |= {value.name for body in graph.graphs() for value in body.inputs if value.name}
+    return names | {name for body in graph.graphs() for name in body.initializers}
+
+
+def _default_name(node: ir.Node) -> str:
+    first = next((value.name for value in node.outputs if value.name), "")
+    return f"{node.op_type}_{first}" if first else node.op_type

@@ -1,0 +1,92 @@
+"""Small questions about nodes and values of an onnx_ir graph that every module of this package asks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from workers.pruning.types import AnyArray
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+
+def constant(value: ir.Value | None) -> AnyArray | None:
+    """The array of an initializer, or None when the value is computed, fed or absent."""
+    if value is None or value.const_value is None or not value.is_initializer():
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def attribute(node: ir.Node, name: str, default: object = None) -> object:
+    """Value of an attribute in plain Python (tensors as arrays), or `default` where the node does not set it."""
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    if found.type == ir.AttributeType.TENSOR:
+        return np.asarray(found.as_tensor().numpy())
+    value: object = found.value
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or `default`."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def integers(node: ir.Node, name: str) -> list[int] | None:
+    """A list of integers, or None where the node does not set it."""
+    found = node.attributes.get(name)
+    return None if found is None else list(found.as_ints())
+
+
+def initializer(name: str, array: AnyArray) -> ir.Value:
+    """A new value that holds `array`; the caller registers it with a graph."""
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def renamed(value: ir.Value, name: str) -> ir.TensorProtocol:
+    """The tensor of an initializer under another name; the array is shared.
+
+    Raises:
+        ValueError: the value holds no tensor.
+    """
+    original = value.const_value
+    if original is None:
+        raise ValueError(f"{value.name!r} holds no tensor")
+    array = np.asarray(original.numpy())
+    return ir.Tensor(array, dtype=original.dtype, shape=ir.Shape(original.shape.numpy()), name=name)
+
+
+def attributes(node: ir.Node) -> dict[str, object]:
+    """All attributes of a node in plain Python."""
+    return {name: attribute(node, name) for name in node.attributes}
+
+
+def opset(graph: ir.Model) -> int:
+    """Version of the standard operator set that the graph imports."""
+    return int(graph.opset_imports[""])
+
+
+def is_float(value: ir.Value) -> bool:
+    """Whether a value holds floating point numbers."""
+    return value.dtype in FLOATS
+
+
+def all_values(graph: ir.Model) -> Iterator[ir.Value]:
+    """Every value of the main graph: inputs, initializers, outputs of nodes."""
+    yield from graph.graph.inputs
+    yield from graph.graph.initializers.values()
+    for node in graph.graph:
+        yield from node.outputs
+
+
+def fresh_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or `wanted_2`, `wanted_3`, ... where it is taken; the result is added to `taken`."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    return name
