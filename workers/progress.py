@@ -66,6 +66,11 @@ class Reporter:
             "eta_seconds": None if self._eta is None else round(self._eta, 1),
         })  # fmt: skip
 
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that reported last."""
+        return self._phase
+
     def _share_done(self, phase: Phase, fraction: float) -> float:
         before = sum(weight for earlier, weight in self.weights.items() if _order(earlier) < _order(phase))
         return (before + fraction * self.weights[phase]) / (sum(self.weights.values()) or 1.0)
