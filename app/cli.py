@@ -15,6 +15,9 @@ from app.console import JobProgress, listing, result_table
 from app.settings import Settings
 
 Answer = TypeVar("Answer")
+Job = dict[str, Any]
+Show = Callable[[Job], None]
+Ask = Callable[[Path, Path | None, Job, Path, Show], Job]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 _url = click.option("--url", envvar="ESPALIER_URL", default=DEFAULT_URL, show_default=True, help="The service.")
@@ -82,37 +85,41 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     if round_to is not None:
         asked["export"] = {**asked.get("export", {}), "round_to": round_to}
     console = Console(stderr=True)
-    if local:
-        from app.local import prune_locally  # noqa: PLC0415  # only this flag needs it
-
-        result = prune_locally(network, data, asked, output, console)
-    else:
-        result = _reported(console, lambda: _prune_remotely(Client(url, key), network, data, asked, output, console))
+    ask = _prune_locally if local else _prune_remotely(Client(url, key))
+    with JobProgress(console) as bar:
+        result = _reported(console, lambda: ask(network, data, asked, output, bar.show))
     Console().print(result_table(result))
     for warning in result.get("warnings", ()):
         console.print(f"[yellow]note[/yellow] {warning}")
     console.print(f"wrote {output}")
 
 
-def _prune_remotely(  # noqa: PLR0917  # one straight line through the API
-    client: Client, network: Path, data: Path | None, asked: dict[str, Any], output: Path, console: Console
-) -> dict[str, Any]:
-    asked["model"] = client.upload_model(network)["id"]
-    if data is not None:
-        asked["dataset"] = client.upload_dataset(data)["id"]
-    job = client.submit(**asked)
-    with JobProgress(console) as bar:
+def _prune_locally(network: Path, data: Path | None, asked: Job, output: Path, show: Show) -> Job:
+    from app.local import prune_locally  # noqa: PLC0415  # only this flag needs it
+
+    return prune_locally(network, data, asked, output, show)
+
+
+def _prune_remotely(client: Client) -> Ask:
+    """Return the way through the service: upload, submit, watch, download with the digest verified."""
+
+    def ask(network: Path, data: Path | None, asked: Job, output: Path, show: Show) -> Job:
+        inputs = {"model": client.upload_model(network)["id"]}
+        if data is not None:
+            inputs["dataset"] = client.upload_dataset(data)["id"]
+        job = client.submit(**inputs, **asked)
         try:
-            job = client.wait(job["id"], on_progress=bar.show)
+            job = client.wait(job["id"], on_progress=show)
         except KeyboardInterrupt:
             client.cancel(job["id"])
-            console.print(f"cancelled {job['id']}")
-            sys.exit(130)
-    if job["state"] != "succeeded":
-        raise RequestFailed(job["problem"] or {"title": f"the job was {job['state']}", "detail": job["id"]})
-    client.download(job, output)
-    result: dict[str, Any] = job["result"]
-    return result
+            raise
+        if job["state"] != "succeeded":
+            raise RequestFailed(job["problem"] or {"title": f"The job was {job['state']}", "detail": job["id"]})
+        client.download(job, output)
+        result: Job = job["result"]
+        return result
+
+    return ask
 
 
 @main.command()
@@ -172,8 +179,11 @@ def _reported(console: Console, call: Callable[[], Answer]) -> Answer:
     try:
         return call()
     except RequestFailed as error:
-        console.print(f"[red]error[/red] {error}", highlight=False)
+        console.print(f"error: {error}", style="red", highlight=False, markup=False)
         sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("cancelled")
+        sys.exit(130)
 
 
 if __name__ == "__main__":
