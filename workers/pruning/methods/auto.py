@@ -31,7 +31,7 @@ def auto(
     batches = steps.calibration_batches(task, calibration_samples)
     scores = steps.remembered_scores(
         task,
-        lambda: information_gain(task.graph, task.grouping, batches, probes=probes, run=task.run, head=task.head),
+        lambda: information_gain(task.graph, task.grouping, batches, probes=probes, run=task.run),
     )
     chosen = steps.choose(task, scores, alpha)
     return steps.recover(task, chosen, batches, compensated=compensate, score_source=scores.source)

@@ -33,6 +33,8 @@ SECONDS_BETWEEN_RECORDS: Final = 10.0
 RECORD_SHARE: Final = 0.05  # of the time at most, however large the weights are
 NUM_PROBES: Final = 256  # training samples that decide views and precision, and whether training helped
 NUM_CURVE_POINTS: Final = 100
+VIEW_STREAM: Final = 202  # these keep draws apart from others of the same seed
+DROPOUT_STREAM: Final = 203
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -149,7 +151,7 @@ class _Trainer:
         )
         inputs = self._viewed(self._inputs(indices))
         with torch.random.fork_rng(enabled=True):  # Dropout draws from the global generator.
-            torch.manual_seed(int(np.random.default_rng([self._run.seed, self._step, 2]).integers(2**31)))
+            torch.manual_seed(int(np.random.default_rng([self._run.seed, DROPOUT_STREAM, self._step]).integers(2**31)))
             loss = self._backward(inputs, self._labels(indices))
         if not math.isfinite(loss):
             raise TrainingDiverged(
@@ -203,7 +205,7 @@ class _Trainer:
     def _viewed(self, inputs: Tensors) -> Tensors:
         if not (self.recipe.max_shift or self.recipe.flip):
             return inputs
-        rng = np.random.default_rng([self._run.seed, self._step, 1])
+        rng = np.random.default_rng([self._run.seed, VIEW_STREAM, self._step])
         view = views.shift_and_flip(inputs[0], rng, max_shift=self.recipe.max_shift, flip=self.recipe.flip)
         return (view.contiguous(memory_format=torch.channels_last),)
 

@@ -16,6 +16,7 @@ NUM_GROUPS: Final = 8  # one shift per group: one shift per batch makes batch st
 MIN_SIDE: Final = 16  # smaller inputs have no room for a shift
 SHIFT_FRACTION: Final = 1 / 16
 AGREEMENT: Final = 0.9
+ORDER_STREAM: Final = 201  # keeps these draws apart from others of the same seed
 
 Predict = Callable[[torch.Tensor], torch.Tensor]  # images to classes, by the original network
 
@@ -59,7 +60,7 @@ def batch_indices(seed: int, step: int, *, batch_size: int, num_samples: int) ->
     """Give the samples of one step: every epoch is its own seeded permutation, the incomplete last batch left out."""
     steps_per_epoch = max(1, num_samples // batch_size)
     epoch, position = divmod(step, steps_per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+    order = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(num_samples)
     return order[position * batch_size : (position + 1) * batch_size].astype(np.int64)
 
 

@@ -1,0 +1,84 @@
+"""A network in the words of the API: what it costs, what may be cut, and how small it can become."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Final
+
+import onnx_ir as ir
+
+from workers.pruning.allocation.budget import reachable
+from workers.pruning.graph import cost, head, load
+from workers.pruning.groups.cost_model import cost_model
+from workers.pruning.groups.explain import explain
+from workers.pruning.groups.find import find
+from workers.pruning.types import Cost, CostModel, Grouping, Json, Metric, TensorSpec
+
+DEFAULT_MIN_KEEP: Final = 0.1
+
+
+def analyse(graph: ir.Model) -> dict[str, Json]:
+    """Give the `analysis` of the API, and under `cost_model` what the web process predicts costs with."""
+    grouping = find(graph)
+    model = cost_model(graph, grouping)
+    before = cost.count(graph)
+    outputs = head.find(graph)
+    return {
+        "opset": graph.opset_imports.get("", 0),
+        "producer": " ".join(part for part in (graph.producer_name, graph.producer_version) if part),
+        "inputs": tensors(load.input_specs(graph)),
+        "outputs": tensors(load.output_specs(graph)),
+        **figures(before),
+        "num_nodes": len(list(graph.graph)),
+        "op_types": dict(sorted(Counter(node.op_type for node in graph.graph).items())),
+        "prunable_groups": explain(graph, grouping, model),
+        "frozen": [{"node": entry.node, "reason": entry.reason} for entry in grouping.frozen],
+        "reachable": smallest_ratios(model, before),
+        "head": "classification" if outputs.is_classification else "other",
+        "warnings": [],
+        "cost_model": cost_model_json(model, grouping),
+    }
+
+
+def figures(counted: Cost) -> dict[str, Json]:
+    """Give a cost in the words of the API."""
+    return {
+        "macs": counted.macs,
+        "flops": 2 * counted.macs,
+        "params": counted.params,
+        "size_bytes": counted.size_bytes,
+        "peak_activation_bytes": counted.peak_activation_bytes,
+    }
+
+
+def tensors(specs: Sequence[TensorSpec]) -> list[Json]:
+    """Give inputs or outputs in the words of the API."""
+    return [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+
+
+def smallest_ratios(model: CostModel, before: Cost) -> dict[str, Json]:
+    """Give the smallest share of each cost that remains with every group at its floor."""
+    smallest = reachable(model, min_keep=DEFAULT_MIN_KEEP, round_to=1)
+    names = {"macs": Metric.MACS, "params": Metric.PARAMS, "size": Metric.SIZE_BYTES}
+    return {
+        f"{name}_min_ratio": smallest[metric] / max(1, getattr(before, metric.value)) for name, metric in names.items()
+    }
+
+
+def cost_model_json(model: CostModel, grouping: Grouping) -> dict[str, Json]:
+    """Give the cost model as plain JSON, with the ids of the groups in the order of its widths."""
+    return {"group_ids": [group.id for group in grouping.groups], **_plain(asdict(model))}
+
+
+def _plain(value: Mapping[str, object]) -> dict[str, Json]:
+    return {key: _plain_value(entry) for key, entry in value.items()}
+
+
+def _plain_value(value: object) -> Json:
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(entry) for entry in value]
+    if isinstance(value, int | float | str):
+        return value
+    raise TypeError(f"a cost model holds numbers only, found {type(value).__name__}")

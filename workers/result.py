@@ -1,0 +1,110 @@
+"""The result of a prune job in the words of the API."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import onnx_ir as ir
+
+from workers.analysis import figures
+from workers.prune_spec import Target
+from workers.pruning.methods.task import Outcome
+from workers.pruning.training.evaluate import Evaluation
+from workers.pruning.types import Budget, Cost, Json, Measurement
+
+
+def side(counted: Cost, evaluation: Evaluation | None, latency: Measurement | None) -> dict[str, Json]:
+    """Give `before` or `after`: costs, and what was measured of it."""
+    stated: dict[str, Json] = figures(counted)
+    if evaluation is not None:
+        stated |= evaluation_json(evaluation)
+    if latency is not None:
+        stated["latency_ms"] = latency.p50_ms
+    return stated
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, Json]:
+    """Give an evaluation; what could not be measured is left out."""
+    interval = evaluation.accuracy_interval
+    stated: dict[str, Json] = {
+        "accuracy": evaluation.accuracy,
+        "accuracy_interval": None if interval is None else list(interval),
+        "agreement": evaluation.agreement,
+        "mean_kl": evaluation.mean_kl,
+        "num_samples": evaluation.num_samples,
+    }
+    return {key: value for key, value in stated.items() if value is not None}
+
+
+def layers(before: ir.Model, after: ir.Model) -> list[Json]:
+    """Give the output width of every layer with weights, before and after."""
+    widths_after = {node.name: _width(node) for node in after.graph}
+    rows: list[Json] = []
+    for node in before.graph:
+        width = _width(node)
+        if width is not None:
+            rows.append(
+                {"name": node.name, "kind": node.op_type, "before": width, "after": widths_after.get(node.name)}
+            )
+    return rows
+
+
+def curve(outcome: Outcome) -> list[Json]:
+    """Give the way to the result: held-out quality after each stage, and the loss while training."""
+    points: list[Json] = [{"stage": stage.name, **evaluation_json(stage.evaluation)} for stage in outcome.stages]
+    if outcome.finetuned is not None:
+        points += [{"stage": "training", **asdict(point)} for point in outcome.finetuned.curve]
+    return points
+
+
+def finetune_json(outcome: Outcome) -> dict[str, Json]:
+    """State every figure that fine-tuning used, and whether its result was kept."""
+    if outcome.finetuned is None:
+        return {"steps": 0}
+    trained = outcome.finetuned
+    return {
+        **trained.recipe.as_json(),
+        "loss_before": trained.loss_before,
+        "loss_after": trained.loss_after,
+        "kept": trained.improved,
+    }
+
+
+def holds(counted: Cost, budgets: Sequence[Budget]) -> bool:
+    """Whether the counted cost is within every budget."""
+    return all(float(getattr(counted, budget.metric.value)) <= budget.limit for budget in budgets)
+
+
+def target_json(targets: Sequence[Target], budgets: Sequence[Budget], counted: Cost) -> list[Json]:
+    """State each target, its limit in absolute figures, and what was reached."""
+    return [
+        {
+            "target": target.text(),
+            "metric": budget.metric.value,
+            "limit": budget.limit,
+            "reached": getattr(counted, budget.metric.value),
+        }
+        for target, budget in zip(targets, budgets, strict=True)
+    ]
+
+
+def measurement_json(of: str, measured: Measurement) -> dict[str, Json]:
+    """Give a latency measurement with every sample and the host."""
+    return {"of": of, **_listed(asdict(measured))}
+
+
+def _listed(values: Mapping[str, Json]) -> dict[str, Json]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _width(node: ir.Node) -> int | None:
+    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or len(node.inputs) < 2:
+        return None
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or weight.shape is None:
+        return None
+    shape = [int(length) for length in weight.shape.numpy()]
+    if node.op_type == "ConvTranspose":
+        return shape[1] * node.attributes.get_int("group", 1)
+    if node.op_type == "Gemm":
+        return shape[0] if node.attributes.get_int("transB", 0) else shape[1]
+    return shape[0] if node.op_type == "Conv" else shape[-1]
