@@ -23,7 +23,8 @@ from workers.pruning.types import Json, Memo
 
 Emit = Callable[[Mapping[str, Json]], None]
 SUFFIX: Final = ".safetensors"
-_FORMAT: Final = "1"
+_FORMAT: Final = 1
+_HEADER: Final = "espalier"
 _PLAIN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
@@ -72,10 +73,11 @@ class FileJournal:
 
 def encode(step: str, memo: Memo) -> bytes:
     """Give the bytes of a checkpoint; the same memo gives the same bytes."""
-    header = {"format": _FORMAT, "step": step, "state": json.dumps(memo.state, sort_keys=True)}
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(memo.arrays.items())}
-    shapes = {name: list(np.shape(array)) for name, array in sorted(memo.arrays.items())}
-    return save_arrays(arrays, metadata=header | {"shapes": json.dumps(shapes)})
+    shapes = {name: list(np.shape(array)) for name, array in memo.arrays.items()}
+    header = {"format": _FORMAT, "step": step, "shapes": shapes, "state": memo.state}
+    # One entry, because the library writes several in no fixed order.
+    return save_arrays(arrays, metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
 
 def decode(content: bytes, step: str) -> Memo:
@@ -87,12 +89,11 @@ def decode(content: bytes, step: str) -> Memo:
     """
     arrays = load_arrays(content)
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])["__metadata__"]
+    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_HEADER])
     if (header["format"], header["step"]) != (_FORMAT, step):
         raise ValueError(f"it is of format {header['format']} and step {header['step']!r}")
-    shapes = json.loads(header["shapes"])
     return Memo(
-        arrays={name: array.reshape(shapes[name]) for name, array in arrays.items()}, state=json.loads(header["state"])
+        arrays={name: array.reshape(header["shapes"][name]) for name, array in arrays.items()}, state=header["state"]
     )
 
 

@@ -76,7 +76,7 @@ class Reporter:
         return (before + fraction * self.weights[phase]) / (sum(self.weights.values()) or 1.0)
 
     def _remaining(self, phase: Phase, fraction: float, now: float) -> float | None:
-        elapsed = now - (self._started or now)
+        elapsed = 0.0 if self._started is None else now - self._started
         if self._overall <= 0.0 or elapsed <= 0.0:
             return None
         second_per_share = elapsed / self._overall
