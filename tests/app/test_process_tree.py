@@ -1,0 +1,109 @@
+"""Parts of the one-machine service: started again when they die, gone when their owner is."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.process_tree import Part, stop_together
+
+
+def part(program: str, **changes: object) -> Part:
+    """A part that runs a Python program."""
+    return Part(name="part", command=(sys.executable, "-c", program), environment=dict(os.environ), **changes)
+
+
+def wait_for(condition, seconds: float = 5.0) -> None:
+    """Return when the condition holds; fail if it does not in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_dead_part_is_started_again_after_a_pause_that_grows(tmp_path) -> None:
+    """A part that keeps dying is tried after 0.2, 0.4, 0.8 s: by hand from the doubling, on a clock of our own."""
+    now = [0.0]
+    marker = tmp_path / "starts"
+    dying = part(f"open({str(marker)!r}, 'a').write('x')", clock=lambda: now[0])
+    dying.start()
+    starts = []
+    for _ in range(3):
+        wait_for(lambda: dying.process.poll() is not None)
+        dying.look()
+        died = now[0]
+        while dying.process.poll() is not None:
+            now[0] += 0.01
+            dying.look()
+        starts.append(now[0] - died)
+    dying.process.wait()
+
+    assert [0.2, 0.4, 0.8] == pytest.approx(starts, abs=0.02)
+    assert "xxxx" == marker.read_text()
+
+
+def test_a_part_that_ignores_requests_is_ended_by_force() -> None:
+    """Stopping takes its patience and not longer."""
+    stubborn = part("import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)")
+    stubborn.start()
+    wait_for(lambda: psutil.Process(stubborn.process.pid).cpu_times().user > 0)
+    time.sleep(0.3)
+    begun = time.monotonic()
+    stubborn.stop(0.3)
+
+    assert time.monotonic() - begun < 2
+    assert stubborn.process.returncode is not None
+
+
+def test_parts_are_stopped_at_the_same_time() -> None:
+    """Three parts that need half a second each are gone after half a second, not one and a half."""
+    slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(0.5), sys.exit())); time.sleep(60)"
+    parts = [part(slow) for _ in range(3)]
+    for each in parts:
+        each.start()
+    time.sleep(0.8)
+    begun = time.monotonic()
+    stop_together(parts, 5)
+
+    assert time.monotonic() - begun < 1.4
+    assert [0, 0, 0] == [each.process.returncode for each in parts]
+
+
+def test_a_part_dies_with_its_owner(tmp_path) -> None:
+    """kill -9 of the owner ends the part, whatever program it is."""
+    program = (
+        "import os, time\nfrom app.process_tree import Part\n"
+        "part = Part(name='sleep', command=('sleep', '60'), environment=dict(os.environ))\n"
+        "part.start()\nprint(part.process.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as owner:
+        line = b""
+        while not line.strip().isdigit():
+            line = owner.stdout.readline()
+        pid = int(line)
+        wait_for(lambda: psutil.Process(pid).name() == "sleep")
+        owner.kill()
+
+    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_part_whose_owner_is_gone_already_does_not_start() -> None:
+    """The race between start and death of the owner is closed: a wrong owner ends the part at once."""
+    lifeline = Path("app/lifeline.py").resolve()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", lifeline, "1", "echo", "started"], capture_output=True, check=False
+    )
+
+    assert (1, b"") == (done.returncode, done.stdout)
+
+
+def test_a_part_that_was_never_started_can_be_stopped() -> None:
+    """A start that failed half-way is cleaned up like any other."""
+    never = part("pass")
+    never.stop(0)
+
+    assert never.process is None
