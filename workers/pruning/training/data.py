@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from workers.pruning.errors import InvalidDataset
 from workers.pruning.graph.head import Head
@@ -116,10 +117,8 @@ def describe_dataset(path: Path, *, limits: DataLimits = DEFAULT_LIMITS) -> dict
     }
 
 
-def synthetic(
-    inputs: Sequence[TensorSpec], *, seed: int, num_samples: int = 1024, mean: float = 0.0, std: float = 1.0
-) -> Dataset:
-    """Make up samples where there is no data: seeded noise of the mean and deviation that are known.
+def synthetic(graph: ir.Model, inputs: Sequence[TensorSpec], *, seed: int, num_samples: int = 1024) -> Dataset:
+    """Make up samples where there is no data: seeded noise, as strong as the first layer's stored statistics say.
 
     Figures measured on it say how alike two networks are, not how good they are on real data.
 
@@ -127,7 +126,7 @@ def synthetic(
         UnknownShape: an input with axes of unknown length.
         InvalidDataset: an input for which noise would mean nothing.
     """
-    rows = noise_rows(inputs, num_samples=num_samples, seed=seed, mean=mean, std=std)
+    rows = noise_rows(graph, inputs, num_samples=num_samples, seed=seed)
     everything = Samples(rows=rows, index=np.arange(num_samples, dtype=np.int64), origin="synthetic")
     train, validation = hold_out(everything, seed)
     return Dataset(

@@ -75,6 +75,9 @@ def evaluate(
     """
     require_samples(samples)
     if heads.find(graph).is_classification:
+        if reference is graph:
+            given = answer(graph, samples, threads=threads, progress=progress)
+            return judge(given, samples, reference=given)
         if isinstance(reference, ir.Model):
             reference = answer(reference, samples, threads=threads, progress=lambda part: progress(part / 2))
         given = answer(graph, samples, threads=threads, progress=progress)

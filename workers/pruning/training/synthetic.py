@@ -1,17 +1,21 @@
-"""Inputs where there is no data: seeded Gaussian noise with the statistics that are known. Results are unverified."""
+"""Inputs where there is no data: seeded noise, as strong as the network's statistics say. Results are unverified."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import onnx_ir as ir
 
 from workers.pruning.errors import InvalidDataset, UnknownShape
+from workers.pruning.graph.runtime import Session
+from workers.pruning.graph.save import to_bytes
 from workers.pruning.training.preprocessing import network_layout
 from workers.pruning.types import AnyArray, FloatArray, IntArray, TensorSpec
 
 SYNTHETIC_STREAM: Final = 2
+NUM_PROBES: Final = 16  # samples that tell how the first layer scales noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,6 @@ class NoiseRows:
     spec: TensorSpec
     num_samples: int
     seed: tuple[int, ...]
-    mean: float
     std: float
 
     def __len__(self) -> int:
@@ -43,7 +46,7 @@ class NoiseRows:
         layout = network_layout(self.spec.shape)
         if layout is not None:
             noise = natural(noise, (1, 2) if layout == "NCHW" else (0, 1))
-        return (noise * self.std + self.mean).astype(self.spec.dtype)
+        return (noise * self.std).astype(self.spec.dtype)
 
 
 def natural(noise: FloatArray, axes: tuple[int, int]) -> FloatArray:
@@ -63,16 +66,15 @@ def natural(noise: FloatArray, axes: tuple[int, int]) -> FloatArray:
     return np.asarray(np.fft.ifft2(spectrum, axes=axes).real, dtype=np.float64)
 
 
-def noise_rows(
-    inputs: Sequence[TensorSpec], *, num_samples: int, seed: int, mean: float, std: float
-) -> tuple[NoiseRows, ...]:
+def noise_rows(graph: ir.Model, inputs: Sequence[TensorSpec], *, num_samples: int, seed: int) -> tuple[NoiseRows, ...]:
     """Give rows of noise for every input of a network.
 
     Raises:
         UnknownShape: an axis other than the first has no fixed length.
         InvalidDataset: an input takes integers that are no pixels, for which noise would mean nothing.
     """
-    for spec in inputs:
+    rows = []
+    for number, spec in enumerate(inputs):
         sample_shape(spec)
         if np.dtype(spec.dtype).kind != "f" and spec.dtype != "uint8":
             raise InvalidDataset(
@@ -81,10 +83,55 @@ def noise_rows(
                 actual=spec.dtype,
                 advice="Upload samples.",
             )
-    return tuple(
-        NoiseRows(spec=spec, num_samples=num_samples, seed=(seed, SYNTHETIC_STREAM, number), mean=mean, std=std)
-        for number, spec in enumerate(inputs)
+        plain = NoiseRows(spec=spec, num_samples=num_samples, seed=(seed, SYNTHETIC_STREAM, number), std=1.0)
+        rows.append(replace(plain, std=stored_deviation(graph, plain)))
+    return tuple(rows)
+
+
+def stored_deviation(graph: ir.Model, unit: NoiseRows) -> float:
+    """Return how strong noise must be for the first layer to see the variance that its BatchNormalization stored.
+
+    Source: own. The output variance of a convolution is the square of its input's deviation times that for unit noise,
+    so the deviation is the root of stored variance over variance for `unit`; the median over channels is taken. 1 where
+    the input does not meet a convolution and a BatchNormalization first, as in networks that were folded.
+    """
+    for node in graph.graph:
+        followers = [use.node for use in node.outputs[0].uses()] if node.outputs else []
+        first = node.op_type == "Conv" and node.inputs[0] is not None and node.inputs[0].name == unit.spec.name
+        if first and len(followers) == 1 and followers[0].op_type == "BatchNormalization":
+            stored = _initial(followers[0].inputs[4])
+            weight = _initial(node.inputs[1])
+            if stored is not None and weight is not None:
+                return _ratio(stored, _first_layer(node, weight, unit))
+    return 1.0
+
+
+def _initial(value: ir.Value | None) -> FloatArray | None:
+    tensor = None if value is None else value.const_value
+    return None if tensor is None else np.asarray(tensor.numpy(), dtype=np.float64)
+
+
+def _first_layer(node: ir.Node, weight: FloatArray, unit: NoiseRows) -> AnyArray:
+    """Run one convolution, without its bias, on a few samples of unit noise."""
+    samples = unit.take(np.arange(min(NUM_PROBES, len(unit)), dtype=np.int64)).astype(np.float32)
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(samples.shape))
+    w = ir.Value(name="w", const_value=ir.tensor(weight.astype(np.float32), name="w"))
+    attributes = [ir.Attr(attribute.name, attribute.type, attribute.value) for attribute in node.attributes.values()]
+    convolution = ir.Node("", "Conv", [x, w], attributes, num_outputs=1)
+    convolution.outputs[0].name = "y"
+    convolution.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    layer = ir.Graph(
+        [x], convolution.outputs, nodes=[convolution], initializers=[w], opset_imports={"": 13}, name="first_layer"
     )
+    return Session(to_bytes(ir.Model(layer, ir_version=8))).run([samples])[0]
+
+
+def _ratio(stored: FloatArray, output: AnyArray) -> float:
+    """Return the median over channels of stored deviation over the deviation of (N, C, ...) outputs."""
+    axes = (0, *range(2, output.ndim))
+    found = output.astype(np.float64).var(axis=axes)
+    alive = (found > 0) & (stored > 0)
+    return float(np.median(np.sqrt(stored[alive] / found[alive]))) if alive.any() else 1.0
 
 
 def sample_shape(spec: TensorSpec) -> tuple[int, ...]:
