@@ -3,8 +3,8 @@
     python -m benchmarks.latency [--networks vgg16 mobilenetv2 resnet56] [--round-to 0 1 4 8]
 
 Half the FLOPs, magnitude per MAC, no training: latency depends on widths alone. 0 stands for the default rounding,
-which is chosen per group. Runs of the original and the pruned network alternate. The bound: the latency ratio of VGG-16 and
-MobileNetV2 with default rounding is at most 1.15 times their MACs ratio.
+which is chosen per group. Runs of the original and the pruned network alternate. The bound: with the
+default rounding the latency ratio of VGG-16 and MobileNetV2 is at most 1.15 times their MACs ratio.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from workers import analysis, result
 from workers.phase_times import PhaseTimes
 from workers.prune_spec import PruneSpec, Target
 from workers.pruning.allocation.budget import reachable
-from workers.pruning.errors import TargetUnreachable
+from workers.pruning.errors import TargetUnreachable, UnstableTiming
 from workers.pruning.export.parity import parity
 from workers.pruning.export.write import write
 from workers.pruning.graph import cost, head, load
@@ -28,8 +28,8 @@ from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.measure.latency import measure
 from workers.pruning.methods import METHODS
 from workers.pruning.methods.task import Outcome, Task
-from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, synthetic
-from workers.pruning.training.evaluate import Evaluation, evaluate
+from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
+from workers.pruning.training.evaluate import Evaluation, answer, evaluate
 from workers.pruning.types import Budget, CostModel, Json, Measurement, Phase, Run
 
 VERSION: Final = "0.1.0"
@@ -47,6 +47,7 @@ class Artifact:
     parity: float
     evaluation: Evaluation
     latency: Mapping[str, Measurement]
+    warnings: tuple[str, ...]
 
 
 def analyse_network(path: Path) -> dict[str, Json]:
@@ -81,7 +82,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     source = network.read_bytes()
     task = prepare(spec, network, dataset, run)
     out.mkdir(parents=True, exist_ok=True)
-    before = evaluate(task.graph, task.data.validation, reference=task.graph)
+    before = _judged(task.graph, task)
     variants = []
     for number, targets in enumerate(spec.target_sets):
         budgets = tuple(target.budget(cost.count(task.graph)) for target in targets)
@@ -116,10 +117,14 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     before = cost.count(graph)
     for targets in spec.target_sets:
         require_reachable(model, [target.budget(before) for target in targets], spec)
+    data = _data(spec, graph, dataset, run)
+    outputs = head.find(graph)
+    is_classifier = outputs.is_classification
     return Task(
         graph=graph,
-        head=head.find(graph),
-        data=_data(spec, graph, dataset, run),
+        head=outputs,
+        data=data,
+        reference=answer(graph, data.validation, threads=run.num_threads) if is_classifier else graph,
         grouping=grouping,
         cost_model=model,
         budgets=(),
@@ -152,7 +157,13 @@ def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> D
     inputs = load.input_specs(graph)
     if dataset is None:
         return synthetic(graph, inputs, seed=run.seed)
-    return open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)
+    data = open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)
+    require_match(data, load.output_specs(graph), head.find(graph))
+    return data
+
+
+def _judged(graph: ir.Model, task: Task) -> Evaluation:
+    return evaluate(graph, task.data.validation, reference=task.reference, threads=task.run.num_threads)
 
 
 def _artifact(spec: PruneSpec, task: Task, targets: tuple[Target, ...], source: bytes) -> Artifact:
@@ -172,11 +183,29 @@ def _artifact(spec: PruneSpec, task: Task, targets: tuple[Target, ...], source: 
     inputs = samples.batch(np.arange(min(PARITY_SAMPLES, len(samples)), dtype=np.int64))
     difference = parity(content, outcome.graph, inputs, run)
     run.report(Phase.VERIFY, 0.3, "held-out samples")
-    evaluation = evaluate(load.load(content), samples, reference=task.graph)
+    evaluation = _judged(load.load(content), task)
     run.report(Phase.MEASURE, 0.0)
-    latency = measure({"before": source, "after": content}, threads=1) if spec.measure else {}
+    latency, doubts = _latency(spec, task, {"before": source, "after": content})
     run.report(Phase.MEASURE, 1.0)
-    return Artifact(outcome=outcome, content=content, parity=difference, evaluation=evaluation, latency=latency)
+    return Artifact(
+        outcome=outcome, content=content, parity=difference, evaluation=evaluation, latency=latency, warnings=doubts
+    )
+
+
+def _latency(
+    spec: PruneSpec, task: Task, networks: Mapping[str, bytes]
+) -> tuple[Mapping[str, Measurement], tuple[str, ...]]:
+    """Time both networks on one thread; a machine too busy to tell is a warning, never a failed job."""
+    if not spec.measure:
+        return {}, ()
+    sample = task.data.validation.batch(np.zeros(1, np.int64))
+    specs = load.input_specs(task.graph)
+    shapes = {spec.name: array.shape for spec, array in zip(specs, sample, strict=True)}
+    report = task.run.report
+    try:
+        return measure(networks, shapes=shapes, progress=lambda part: report(Phase.MEASURE, part)), ()
+    except UnstableTiming as error:
+        return {}, (f"Latency is not stated: {error.message}",)
 
 
 def _result(
@@ -202,7 +231,7 @@ def _result(
         "layers": result.layers(task.graph, outcome.graph),
         "curve": result.curve(outcome),
         "finetune": result.finetune_json(outcome),
-        "data": _data_json(task.data),
+        "data": task.data.to_json(),
         "frozen": [{"node": entry.node, "reason": entry.reason} for entry in task.grouping.frozen],
         "parity": {
             "torch_vs_runtime_max_abs": artifact.parity,
@@ -212,7 +241,7 @@ def _result(
         "sha256": hashlib.sha256(artifact.content).hexdigest(),
         "size_bytes": len(artifact.content),
         "file": f"{task.step_prefix}pruned.onnx",
-        "warnings": [*outcome.warnings, *_data_warnings(task.data), *warnings],
+        "warnings": [*outcome.warnings, *task.data.notes, *artifact.warnings, *warnings],
     }
 
 
@@ -233,24 +262,6 @@ def _accuracy_drop(spec: PruneSpec, before: Evaluation, after: Evaluation) -> tu
             "The target was given precedence; ask for a milder target or more fine-tuning steps."
         )
     return {"of": measure_name, "found": found, "allowed": allowed, "held": held}, warnings
-
-
-def _data_json(data: Dataset) -> dict[str, Json]:
-    return {
-        "kind": data.kind,
-        "num_train": len(data.train),
-        "num_validation": len(data.validation),
-        "num_classes": data.num_classes,
-        "holdout": data.holdout,
-        "preprocessing": data.preprocessing,
-    }
-
-
-def _data_warnings(data: Dataset) -> list[str]:
-    if data.kind != "synthetic":
-        return []
-    made_up = "No dataset was given: calibration, fine-tuning and agreement used made-up inputs"
-    return [f"{made_up}, and the result is not verified on real data."]
 
 
 def _entries(variant: Mapping[str, Json]) -> list[Json]:

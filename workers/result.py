@@ -16,23 +16,10 @@ def side(counted: Cost, evaluation: Evaluation | None, latency: Measurement | No
     """Give `before` or `after`: costs, and what was measured of it."""
     stated: dict[str, Json] = figures(counted)
     if evaluation is not None:
-        stated |= evaluation_json(evaluation)
+        stated |= evaluation.to_json()
     if latency is not None:
         stated["latency_ms"] = latency.p50_ms
     return stated
-
-
-def evaluation_json(evaluation: Evaluation) -> dict[str, Json]:
-    """Give an evaluation; what could not be measured is left out."""
-    interval = evaluation.accuracy_interval
-    stated: dict[str, Json] = {
-        "accuracy": evaluation.accuracy,
-        "accuracy_interval": None if interval is None else list(interval),
-        "agreement": evaluation.agreement,
-        "mean_kl": evaluation.mean_kl,
-        "num_samples": evaluation.num_samples,
-    }
-    return {key: value for key, value in stated.items() if value is not None}
 
 
 def layers(before: ir.Model, after: ir.Model) -> list[Json]:
@@ -50,7 +37,7 @@ def layers(before: ir.Model, after: ir.Model) -> list[Json]:
 
 def curve(outcome: Outcome) -> list[Json]:
     """Give the way to the result: held-out quality after each stage, and the loss while training."""
-    points: list[Json] = [{"stage": stage.name, **evaluation_json(stage.evaluation)} for stage in outcome.stages]
+    points: list[Json] = [{"stage": stage.name, **stage.evaluation.to_json()} for stage in outcome.stages]
     if outcome.finetuned is not None:
         points += [{"stage": "training", **asdict(point)} for point in outcome.finetuned.curve]
     return points

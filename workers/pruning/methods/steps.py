@@ -184,7 +184,10 @@ def _remembered_graph(task: Task, step: str, compute: Callable[[], ir.Model]) ->
 
 
 def _stage(task: Task, name: str, graph: ir.Model) -> Stage:
-    return Stage(name=name, evaluation=evaluate(graph, task.data.validation, reference=task.graph))
+    return Stage(
+        name=name,
+        evaluation=evaluate(graph, task.data.validation, reference=task.reference, threads=task.run.num_threads),
+    )
 
 
 def _warnings(finetuned: Finetuned | None) -> tuple[str, ...]:

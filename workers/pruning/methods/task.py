@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from workers.pruning.graph.head import Head
 from workers.pruning.training.data import Dataset
-from workers.pruning.training.evaluate import Evaluation
+from workers.pruning.training.evaluate import Answers, Evaluation
 from workers.pruning.training.loop import Finetuned
 from workers.pruning.training.recipe import FinetuneSettings
 from workers.pruning.types import Budget, CostModel, Grouping, Json, Keep, Run
@@ -25,6 +25,7 @@ class Task:
     budgets: tuple[Budget, ...]
     finetune: FinetuneSettings
     run: Run
+    reference: ir.Model | Answers  # what the original says to held-out samples
     round_to: int | None = None  # None: chosen per group
     min_keep: float = 0.1
     step_prefix: str = ""  # tells the journal entries of several targets apart
