@@ -8,7 +8,7 @@ way. PostgreSQL's READ COMMITTED needs guarded updates instead; app/db/jobs.py g
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.errors import DatabaseUnavailable, StorageFull
 from app.settings import Settings
 
+Clock = Callable[[Session], datetime]  # the time by which leases and keys are judged
 _WRITES: Final = "espalier_writes"  # execution option of connections that serve a unit of work
 _RETRY_AFTER: Final = timedelta(seconds=2)
 
