@@ -1,0 +1,102 @@
+"""Run the rules over a graph; what they do not understand is frozen and named."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from workers.pruning.groups.labels import NotUnderstood, fixed
+from workers.pruning.groups.propagation import Propagation, Tag
+from workers.pruning.groups.rules.table import RULES
+
+_MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError)
+
+
+def propagate(graph: ir.Model) -> Propagation:
+    """Labels, ties and tags of a whole graph.
+
+    Requires: nodes in topological order, unique names; shapes inferred as far as they can be.
+    Ensures: every channel that an unknown operator, a graph input or a graph output touches is frozen.
+    """
+    state = Propagation(graph)
+    for node in graph.graph:
+        _visit(state, node)
+    for value in graph.graph.outputs:
+        _freeze_output(state, value)
+    _settle_shared_weights(state)
+    return state
+
+
+def _visit(state: Propagation, node: ir.Node) -> None:
+    if node.domain not in {"", "ai.onnx"}:
+        _barrier(state, node, f"operator {node.domain}.{node.op_type} is not known")
+        return
+    rule = RULES.get(node.op_type)
+    if rule is None:
+        _barrier(state, node, f"operator {node.op_type} is not followed")
+        return
+    try:
+        rule(state, node)
+    except NotUnderstood as reason:
+        _barrier(state, node, str(reason))
+    except _MALFORMED as error:
+        _barrier(state, node, f"it does not look as its operator demands ({error})")
+
+
+def _barrier(state: Propagation, node: ir.Node, reason: str) -> None:
+    """Freeze everything that a node reads, subgraphs included, and let nothing that it gives be removed."""
+    for value in _read(node):
+        if value in state.labels:
+            state.freeze(node, state.labels[value], reason)
+    for value in node.outputs:
+        state.labels.pop(value, None)
+        if value.shape is not None:
+            state.labels[value] = fixed(state.shape_of(value))
+        elif value.uses():
+            state.name(node, reason)
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    values = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            values += _captured([attribute.as_graph()])
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            values += _captured(attribute.as_graphs())
+    return values
+
+
+def _captured(bodies: Sequence[ir.Graph]) -> list[ir.Value]:
+    values = [value for body in bodies for value in body.outputs]
+    values += [value for body in bodies for node in body.all_nodes() for value in node.inputs if value is not None]
+    return values
+
+
+def _freeze_output(state: Propagation, value: ir.Value) -> None:
+    producer = value.producer()
+    labels = state.labels.get(value)
+    if producer is not None and labels is not None:
+        state.freeze(producer, labels, "it gives an output of the network")
+
+
+def _settle_shared_weights(state: Propagation) -> None:
+    """A weight that several nodes read is cut once: its labels are tied where all read it alike, frozen otherwise."""
+    by_name: dict[str, list[Tag]] = defaultdict(list)
+    for tag in state.tags:
+        by_name[tag.initializer].append(tag)
+    for name, tags in by_name.items():
+        value = state.graph.graph.initializers[name]
+        uses = [use.node.name for use in value.uses()]
+        if len(uses) > 1 or value.is_graph_output():
+            _settle(state, tags, uses, exposed=value.is_graph_output())
+
+
+def _settle(state: Propagation, tags: Sequence[Tag], uses: Sequence[str | None], *, exposed: bool) -> None:
+    for axis in {tag.axis for tag in tags}:
+        here = [tag for tag in tags if tag.axis == axis]
+        if exposed or len(here) < len(uses) or any(tag.labels.ndim > 1 for tag in here):
+            for tag in here:
+                state.ties.freeze(tag.labels.compact)
+        else:
+            for tag in here[1:]:
+                state.ties.unite(here[0].labels.compact, tag.labels.compact)

@@ -1,0 +1,1 @@
+"""What every ONNX operator does to channel labels."""

@@ -1,0 +1,126 @@
+"""Normalisations, softmax, reductions: per channel they are followed; across channels they freeze them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from workers.pruning.graph.values import opset
+from workers.pruning.groups.labels import Labels, NotUnderstood, fixed
+from workers.pruning.groups.propagation import Propagation
+from workers.pruning.groups.rules.arguments import axis_of, integer, integers, weight
+from workers.pruning.types import Role
+
+_MIXES = "it computes one figure over all channels, which would change if some were removed"
+
+
+def batch_normalization(state: Propagation, node: ir.Node) -> None:
+    """Scale, shift, mean and variance hold a number per channel."""
+    labels = state.input(node)
+    line = state.line(labels, 1)
+    for index in range(1, 5):
+        value, _ = weight(node, index)
+        state.tag(node, value, 0, Role.THROUGH, line)
+    for output in node.outputs[1:]:
+        if output.uses() or output.is_graph_output():
+            raise NotUnderstood("it is in training mode")
+    state.put(node, labels)
+
+
+def instance_normalization(state: Propagation, node: ir.Node) -> None:
+    """Each channel is normalised over its own plane."""
+    labels = state.input(node)
+    if any(axis > 1 for axis in labels.varying):
+        state.freeze(node, labels, _MIXES)
+    else:
+        line = state.line(labels, 1)
+        for index in (1, 2):
+            value, _ = weight(node, index)
+            state.tag(node, value, 0, Role.THROUGH, line)
+    state.put(node, labels)
+
+
+def layer_normalization(state: Propagation, node: ir.Node) -> None:
+    """All axes from `axis` on are normalised together."""
+    labels = state.input(node)
+    first = axis_of(integer(node, "axis", -1), labels.ndim)
+    _mixes(state, node, range(first, labels.ndim))
+
+
+def group_normalization(state: Propagation, node: ir.Node) -> None:
+    """Groups of channels are normalised together."""
+    _mixes(state, node, range(1, state.input(node).ndim))
+
+
+def softmax(state: Propagation, node: ir.Node) -> None:
+    """One axis from opset 13 on, all axes from `axis` on before."""
+    labels = state.input(node)
+    modern = opset(state.graph) >= 13
+    first = axis_of(integer(node, "axis", -1 if modern else 1), labels.ndim)
+    _mixes(state, node, [first] if modern else range(first, labels.ndim))
+
+
+def along_axis(state: Propagation, node: ir.Node) -> None:
+    """LpNormalization, CumSum and the like work along one axis."""
+    labels = state.input(node)
+    if node.op_type == "CumSum":
+        listed = integers(node, 1, "axis")
+        axis = listed[0] if listed else 0
+    else:
+        axis = integer(node, "axis", -1)
+    _mixes(state, node, [axis_of(axis, labels.ndim)])
+
+
+def across_channels(state: Propagation, node: ir.Node) -> None:
+    """LRN looks at neighbouring channels."""
+    _mixes(state, node, [1])
+
+
+def mean_variance(state: Propagation, node: ir.Node) -> None:
+    """MeanVarianceNormalization over the axes that it lists."""
+    listed = node.attributes.get("axes")
+    axes = [0, 2, 3] if listed is None else [int(axis) for axis in listed.as_ints()]
+    _mixes(state, node, [axis_of(axis, state.input(node).ndim) for axis in axes])
+
+
+def _mixes(state: Propagation, node: ir.Node, axes: Sequence[int]) -> None:
+    labels = state.input(node)
+    state.freeze_along(node, labels, axes, _MIXES)
+    for index in range(len(node.outputs)):
+        if index == 0:
+            state.put(node, labels)
+        elif node.outputs[index].uses() or node.outputs[index].is_graph_output():
+            raise NotUnderstood("its statistics are used elsewhere")
+
+
+def reduce(state: Propagation, node: ir.Node) -> None:
+    """Axes are summed up, averaged or compared away."""
+    labels = state.input(node)
+    listed = integers(node, 1, "axes")
+    if not listed:
+        if integer(node, "noop_with_empty_axes", 0):
+            state.put(node, labels)
+            return
+        listed = list(range(labels.ndim))
+    _without(state, node, labels, [axis_of(axis, labels.ndim) for axis in listed])
+
+
+def arg_reduce(state: Propagation, node: ir.Node) -> None:
+    """ArgMax and ArgMin along one axis."""
+    labels = state.input(node)
+    _without(state, node, labels, [axis_of(integer(node, "axis", 0), labels.ndim)])
+
+
+def _without(state: Propagation, node: ir.Node, labels: Labels, axes: Sequence[int]) -> None:
+    state.freeze_along(node, labels, axes, _MIXES)
+    keep = integer(node, "keepdims", 1)
+    compact, shape = labels.compact, list(labels.shape)
+    for axis in sorted(axes, reverse=True):
+        compact = np.asarray(compact.take([0] if keep else 0, axis=axis))
+        shape[axis : axis + 1] = [1] if keep else []
+    state.put(node, Labels(tuple(shape), compact))
+
+
+def shape_only(state: Propagation, node: ir.Node) -> None:
+    """Shape and Size read lengths, not channels; what depends on a channel count was folded when the file was read."""
+    state.put(node, fixed(state.output_shape(node)))
