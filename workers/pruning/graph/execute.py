@@ -101,6 +101,28 @@ class GraphModule(torch.nn.Module):
                 values[slot] = None
         return tuple(self._present(values[slot]) for slot in self._outputs)
 
+    def step(self, node: str, computed: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Run one node by itself.
+
+        Args:
+            node: Its name.
+            computed: Its inputs in order; None for an initializer, which is filled in, and for an omitted input.
+
+        Raises:
+            ValueError: there is no such node.
+        """
+        found = next((step for step in self._steps if step.node == node), None)
+        if found is None:
+            raise ValueError(f"there is no node {node!r}")
+        values: list[Tensor | None] = [None] * self._num_slots
+        self._fill_initializers(values)
+        arguments = [
+            given if given is not None or slot is None else values[slot]
+            for given, slot in zip(computed, found.inputs, strict=True)
+        ]
+        result = found.kernel(*arguments, training=self.training) if found.modal else found.kernel(*arguments)
+        return result if isinstance(result, tuple) else (result,)
+
     def write_back(self, graph: ir.Model) -> ir.Model:
         """Return a new graph with this module's numbers, in the types that `graph` has."""
         held = {
@@ -129,6 +151,9 @@ class GraphModule(torch.nn.Module):
     def _fill(self, values: list[Tensor | None], inputs: Sequence[Tensor]) -> None:
         for slot, dtype, tensor in zip(self._inputs, self._input_types, inputs, strict=True):
             values[slot] = tensor if dtype is None or tensor.dtype == dtype else tensor.to(dtype)
+        self._fill_initializers(values)
+
+    def _fill_initializers(self, values: list[Tensor | None]) -> None:
         for slot, tensor in self._fixed:
             values[slot] = tensor
         for slot, key in self._parameter_slots:

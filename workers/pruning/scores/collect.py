@@ -1,0 +1,188 @@
+"""Gates on the units where they are read, and what the output feels of each gate, sample by sample.
+
+A gate is a factor of 1 on a unit at the input of every layer that reads it. Zeroing it is exactly removal, also where a
+normalisation or a sigmoid would leave a constant behind the layer that produces the unit. Every sample has its own row
+of gates, so one backward pass through a sum over samples gives the gradients of every sample by itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
+from workers.pruning.graph.execute import GraphModule
+from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+_ACTIVATION_BYTES: Final = 512 * 2**20  # kept for backward at a time; larger batches are run in parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One reading of units: an input of a node, and the unit at each position along one of its axes."""
+
+    node: str
+    index: int
+    axis: int
+    batch_axis: int
+    units: IntArray
+
+
+def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
+    """List every place where units are read and end: inputs of layers with weights, and contractions of activations.
+
+    In a product of two activations the gate sits on the first operand only: it stands for the product of a unit with
+    itself in the other operand, which is gone when either is.
+    """
+    consumers = {axis.node for axis in grouping.initializer_axes if axis.role is Role.CONSUME}
+    sites: list[Site] = []
+    for node in graph.graph:
+        for index, value in enumerate(node.inputs):
+            if value is None or value.const_value is not None:
+                continue
+            if node.name in consumers:
+                sites += _sites_of(node, index, value, grouping)
+            elif node.op_type == "MatMul" and index == 0 and value.shape is not None:
+                last = len(value.shape) - 1
+                sites += [site for site in _sites_of(node, index, value, grouping) if site.axis == last]
+    return tuple(sites)
+
+
+def gate_edits(sites: Sequence[Site], gates: torch.Tensor) -> dict[tuple[str, int], Edit]:
+    """Return edits for `GraphModule.run` that multiply `gates` into every site.
+
+    Shapes: gates (batch, num_units); a site whose batch axis holds several rows of each sample repeats its gates.
+    """
+    padded = torch.cat([gates, torch.ones_like(gates[:, :1])], dim=1)  # the last column serves frozen positions
+    edits: dict[tuple[str, int], Edit] = {}
+    for site in sites:
+        edit = _edit(site, padded)
+        before = edits.get((site.node, site.index))
+        edits[site.node, site.index] = edit if before is None else _both(before, edit)
+    return edits
+
+
+def accumulate(
+    graph: ir.Model,
+    grouping: Grouping,
+    batches: Sequence[Sequence[AnyArray]],
+    objectives: Callable[[int, slice, tuple[torch.Tensor, ...]], Iterator[torch.Tensor]],
+    reduction: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    run: Run,
+    message: str,
+) -> FloatArray:
+    """Sum `reduction` of the gates' per-sample gradients over samples and objectives.
+
+    `objectives(batch number, samples of it, outputs)` yields scalars that are sums over the samples, one backward pass
+    each. BatchNormalization uses its stored statistics: with those of the batch, samples would not be independent.
+
+    Shapes: `reduction` maps gradients (batch, num_units) to the same shape; returns (num_units,).
+
+    Raises:
+        NonFiniteScore: the output or a score is NaN or infinite; the message names which.
+    """
+    module = GraphModule(graph, trainable=False).eval().to(run.device)
+    sites = find_sites(graph, grouping)
+    total = torch.zeros(grouping.num_units, dtype=torch.float64, device=run.device)
+    for number, batch in enumerate(batches):
+        run.report(Phase.SCORE, number / len(batches), message)
+        for part in parts(graph, batch):
+            inputs = [torch.from_numpy(np.ascontiguousarray(array[part])).to(run.device) for array in batch]
+            gates = torch.ones(len(inputs[0]), grouping.num_units, device=run.device, requires_grad=True)
+            outputs = module.run(inputs, edits=gate_edits(sites, gates))
+            _require_finite(graph, outputs)
+            for objective in objectives(number, part, outputs):
+                (gradient,) = torch.autograd.grad(objective, gates, retain_graph=True, allow_unused=True)
+                if gradient is not None:
+                    total += reduction(gradient).double().sum(0)
+    run.report(Phase.SCORE, 1.0, message)
+    values = total.cpu().numpy()
+    _require_finite_scores(values, grouping)
+    return values
+
+
+def parts(graph: ir.Model, batch: Sequence[AnyArray]) -> list[slice]:
+    """Cut a batch into runs of samples whose activations fit; a network with a fixed batch gets it whole."""
+    num_samples = len(batch[0])
+    shape = graph.graph.inputs[0].shape
+    if shape is not None and len(shape) > 0 and isinstance(shape[0], int):
+        return [slice(0, num_samples)]
+    step = max(1, _ACTIVATION_BYTES // max(1, _activation_bytes(graph)))
+    return [slice(start, min(start + step, num_samples)) for start in range(0, num_samples, step)]
+
+
+def _activation_bytes(graph: ir.Model) -> int:
+    """Bytes of all values of one sample; a dimension that is not known counts as one."""
+    shapes = [value.shape for node in graph.graph for value in node.outputs if value.shape is not None]
+    return 4 * sum(prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes)
+
+
+def _sites_of(node: ir.Node, index: int, value: ir.Value, grouping: Grouping) -> list[Site]:
+    axes: Mapping[int, IntArray] = grouping.value_axes.get(value.name or "", {})
+    return [
+        Site(node=node.name or "", index=index, axis=axis, batch_axis=_batch_axis(value), units=units)
+        for axis, units in axes.items()
+        if (units >= 0).any()
+    ]
+
+
+def _batch_axis(value: ir.Value) -> int:
+    """The first axis whose length is a symbol; networks with a fixed batch have it first."""
+    dims = list(value.shape) if value.shape is not None else []
+    return next((axis for axis, dim in enumerate(dims) if not isinstance(dim, int)), 0)
+
+
+def _edit(site: Site, padded: torch.Tensor) -> Edit:
+    frozen = padded.shape[1] - 1
+    index = torch.from_numpy(np.where(site.units < 0, frozen, site.units)).to(padded.device)
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        num_rows, num_samples = x.shape[site.batch_axis], padded.shape[0]
+        if num_rows % num_samples:
+            raise UnsupportedOperator(
+                "samples cannot be told apart at the input of a layer, so its units cannot be scored",
+                where=site.node,
+                actual=f"{num_rows} rows for {num_samples} samples",
+                advice="Score by magnitude instead.",
+            )
+        gates = padded.index_select(1, index).repeat_interleave(num_rows // num_samples, dim=0)
+        if site.axis < site.batch_axis:
+            gates = gates.T
+        shape = [1] * x.dim()
+        shape[site.batch_axis], shape[site.axis] = num_rows, len(index)
+        return x * gates.reshape(shape)
+
+    return multiply
+
+
+def _both(first: Edit, second: Edit) -> Edit:
+    return lambda x: second(first(x))
+
+
+def _require_finite(graph: ir.Model, outputs: Sequence[torch.Tensor]) -> None:
+    for value, output in zip(graph.graph.outputs, outputs, strict=True):
+        if output.is_floating_point() and not torch.isfinite(output).all():
+            raise NonFiniteScore(
+                "the network answers NaN or infinity on the calibration data",
+                where=value.name or "",
+                advice="Check the weights and the scaling of the inputs.",
+            )
+
+
+def _require_finite_scores(values: FloatArray, grouping: Grouping) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        unit = int(bad[0])
+        group = next(group for group in grouping.groups if group.start <= unit < group.stop)
+        raise NonFiniteScore(
+            f"the score of channel {unit - group.start} is NaN or infinite",
+            where=group.id,
+            actual=f"{len(bad)} such scores",
+            advice="Check the scaling of the inputs; very large activations overflow when squared.",
+        )

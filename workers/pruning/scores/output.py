@@ -1,0 +1,143 @@
+"""What the outputs of a network are distributions of, and directions in which they can move.
+
+Each output is read as the parameter z of a distribution with Fisher information M(z). A *direction* v with
+E v v^T = M turns the Fisher information of a gate into the square of one gradient: J^T M J = E (d<z, v>/dm)^2.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from workers.pruning.errors import NothingToPrune
+from workers.pruning.graph.head import Head, find
+from workers.pruning.types import IntArray
+
+_SMALLEST: Final = 1e-30
+
+
+class Kind(StrEnum):
+    """The distribution whose parameter an output is."""
+
+    CATEGORICAL = "categorical"
+    BERNOULLI = "bernoulli"
+    GAUSSIAN = "gaussian"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How one output is read: its position, its distribution, and whether it holds probabilities already."""
+
+    index: int
+    kind: Kind
+    axis: int = 1  # of the classes
+    operator: str = ""  # Softmax, LogSoftmax or Sigmoid where the network ends in one
+
+    def parameter(self, output: torch.Tensor) -> torch.Tensor:
+        """The output as logits (categorical, Bernoulli) or as it is (Gaussian)."""
+        if self.operator == "Softmax":
+            return output.clamp_min(_SMALLEST).log()
+        if self.operator == "Sigmoid":
+            return torch.logit(output, eps=1e-7)
+        return output
+
+
+def read_outputs(graph: ir.Model, head: Head | Kind | None = None) -> tuple[Reading, ...]:
+    """Say how each floating-point output is read.
+
+    A classification head is categorical. Of other networks, an output that ends in a softmax is categorical, one that
+    ends in a sigmoid Bernoulli, anything else Gaussian. `head` says what kind of network it is (None: found out), or
+    as a `Kind` how every output is read; dense predictions are then categorical along axis 1, each position by itself.
+
+    Raises:
+        NothingToPrune: no output is a floating-point value, so nothing can be scored by its effect on the output.
+    """
+    head = find(graph) if head is None else head
+    readings = tuple(
+        _read(graph, index, value, head)
+        for index, value in enumerate(graph.graph.outputs)
+        if value.dtype is None or value.dtype.is_floating_point()
+    )
+    if not readings:
+        raise NothingToPrune(
+            "every output is an integer, so no score can be taken from the outputs",
+            where=", ".join(value.name or "" for value in graph.graph.outputs),
+            advice="Export the network without its final ArgMax, or score by magnitude.",
+        )
+    return readings
+
+
+def _read(graph: ir.Model, index: int, value: ir.Value, head: Head | Kind) -> Reading:
+    producer = value.producer()
+    operator = producer.op_type if producer is not None else ""
+    kind = head if isinstance(head, Kind) else _kind(operator, head)
+    if kind is Kind.CATEGORICAL and operator in {"Softmax", "LogSoftmax"} and producer is not None:
+        rank = len(value.shape) if value.shape is not None else 2
+        axis = producer.attributes.get_int("axis", 1 if _opset(graph) < 13 else -1) % rank
+        return Reading(index=index, kind=kind, axis=axis, operator=operator)
+    if kind is Kind.BERNOULLI and operator == "Sigmoid":
+        return Reading(index=index, kind=kind, operator=operator)
+    return Reading(index=index, kind=kind)
+
+
+def _kind(operator: str, head: Head) -> Kind:
+    if head.is_classification or operator in {"Softmax", "LogSoftmax"}:
+        return Kind.CATEGORICAL
+    return Kind.BERNOULLI if operator == "Sigmoid" else Kind.GAUSSIAN
+
+
+def _opset(graph: ir.Model) -> int:
+    return graph.graph.opset_imports.get("", 1)
+
+
+def probe(reading: Reading, z: torch.Tensor, deviation: torch.Tensor | None, rng: np.random.Generator) -> torch.Tensor:
+    """Draw a direction v with E v v^T equal to the Fisher information of the output's distribution at z.
+
+    Source: with xi of independent signs, v = sqrt(p) xi - p <sqrt(p), xi> has E v v^T = diag(p) - p p^T.
+    Shapes: z, v (batch, ...); deviation, of a Gaussian output, (...).
+    """
+    signs = torch.from_numpy(rng.integers(0, 2, z.shape).astype(np.float32) * 2 - 1).to(z)
+    if reading.kind is Kind.CATEGORICAL:
+        p = torch.softmax(z, dim=reading.axis)
+        root = p.sqrt() * signs
+        return root - p * root.sum(dim=reading.axis, keepdim=True)
+    if reading.kind is Kind.BERNOULLI:
+        p = torch.sigmoid(z)
+        return (p * (1 - p)).sqrt() * signs
+    return signs if deviation is None else signs / deviation
+
+
+def exact_directions(reading: Reading, z: torch.Tensor, deviation: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """Yield one direction per element of the output; their outer products sum to the Fisher information.
+
+    Source: sum over y of p_y (e_y - p)(e_y - p)^T = diag(p) - p p^T; the others are diagonal.
+    """
+    p = torch.softmax(z, dim=reading.axis) if reading.kind is Kind.CATEGORICAL else torch.sigmoid(z)
+    for position in np.ndindex(*z.shape[1:]):
+        v = torch.zeros_like(z)
+        v[(slice(None), *position)] = 1.0
+        if reading.kind is Kind.CATEGORICAL:
+            yield (v - p) * (p * v).sum(dim=reading.axis, keepdim=True).sqrt()
+        elif reading.kind is Kind.BERNOULLI:
+            yield v * (p * (1 - p)).sqrt()
+        else:
+            yield v if deviation is None else v / deviation
+
+
+def num_exact(readings: tuple[Reading, ...], outputs: tuple[torch.Tensor, ...]) -> int | None:
+    """Backward passes that the exact Fisher information takes, or None where directions cannot be listed one by one."""
+    if len(readings) > 1 or outputs[readings[0].index].dim() < 2:
+        return None
+    shape = outputs[readings[0].index].shape
+    return None if readings[0].kind is Kind.CATEGORICAL and len(shape) > 2 else prod(shape[1:])
+
+
+def pseudo_labels(outputs: tuple[torch.Tensor, ...], reading: Reading) -> IntArray:
+    """The class that the network itself chooses for each sample."""
+    labels: IntArray = outputs[reading.index].argmax(dim=reading.axis).cpu().numpy().astype(np.int64)
+    return labels
