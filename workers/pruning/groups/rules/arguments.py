@@ -44,11 +44,11 @@ def integers(node: ir.Node, index: int, name: str) -> list[int] | None:
     """
     found = array(node, index)
     if found is not None:
-        return [int(entry) for entry in np.asarray(found).reshape(-1)]
+        return [int(entry) for entry in np.asarray(found).reshape(-1).tolist()]
     if given(node, index) is not None:
         raise NotUnderstood(f"its {name} are computed by the network")
     listed = node.attributes.get(name)
-    return None if listed is None else [int(entry) for entry in listed.as_ints()]  # type: ignore[arg-type]
+    return None if listed is None else [int(str(entry)) for entry in listed.as_ints()]
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:

@@ -1,0 +1,105 @@
+"""The invariant of surgery: the cut network computes what the masked original computes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from workers.pruning.errors import InvalidGraph, SurgeryCheckFailed
+from workers.pruning.graph.runtime import Session
+from workers.pruning.graph.save import to_bytes
+from workers.pruning.types import AnyArray
+
+_Feed = tuple[AnyArray, ...]
+
+TOLERANCE = 1e-4  # relative to the largest output of the masked network; sums in another order differ by far less
+HALF_TOLERANCE = 2e-2  # the same for float16, whose own rounding is 5e-4 a step
+LARGE_BYTES = 1 << 28  # weights above which fewer inputs are tried, so that the check stays a matter of seconds
+_LARGE_NUM_INPUTS = 2
+_OPEN_AXIS = 64  # length given to axes other than the batch that the file leaves open
+
+
+def check(masked: ir.Model, cut: ir.Model, *, seed: int, num_inputs: int = 8) -> float:
+    """Run both networks in ONNX Runtime without graph optimisation; give the largest relative difference.
+
+    Half of the inputs are fed as one batch where the batch is open, so that constants that forgot the batch show.
+    Networks with more than 256 MiB of weights get 2 inputs instead of `num_inputs`. One network is in memory at a time.
+
+    Units: largest absolute difference of an output over the largest absolute value of that output of `masked`.
+
+    Raises:
+        SurgeryCheckFailed: the difference exceeds 1e-4 (2e-2 for float16), shapes differ, or only one of them runs.
+        InvalidGraph: ONNX Runtime runs neither.
+    """
+    rng = np.random.default_rng([seed, 0])
+    batches, expected = _reference(masked, rng, num_inputs)
+    try:
+        found = _outputs(cut, batches)
+    except InvalidGraph as error:
+        raise SurgeryCheckFailed("The cut network does not run", actual=str(error)) from error
+    worst = 0.0
+    for wanted, given in zip(expected, found, strict=True):
+        for spec, a, b in zip(cut.graph.outputs, wanted, given, strict=True):
+            worst = max(worst, _difference(spec.name or "", a, b))
+    return worst
+
+
+def _reference(masked: ir.Model, rng: np.random.Generator, num_inputs: int) -> tuple[list[_Feed], list[_Feed]]:
+    """Inputs and what the masked network gives on them; single inputs where it cannot run a batch."""
+    count = min(num_inputs, _LARGE_NUM_INPUTS) if _weight_bytes(masked) > LARGE_BYTES else num_inputs
+    single = [_draw(masked, rng, 1) for _ in range(count)]
+    if _open_batch(masked) and count > 1:
+        together = [_draw(masked, rng, count // 2), *single[count // 2 :]]
+        try:
+            return together, _outputs(masked, together)
+        except InvalidGraph:
+            pass  # some exports hold the batch size 1 in a constant though they call it open
+    return single, _outputs(masked, single)
+
+
+def _outputs(graph: ir.Model, batches: Sequence[_Feed]) -> list[_Feed]:
+    session = Session(to_bytes(graph), optimised=False)
+    return [session.run(batch) for batch in batches]
+
+
+def _difference(name: str, masked: AnyArray, cut: AnyArray) -> float:
+    if masked.shape != cut.shape:
+        raise SurgeryCheckFailed(
+            "The cut network gives another shape", where=f"output {name!r}", actual=cut.shape, allowed=masked.shape
+        )
+    allowed = HALF_TOLERANCE if masked.dtype == np.float16 else TOLERANCE
+    a, b = masked.astype(np.float64), cut.astype(np.float64)
+    scale = float(np.max(np.abs(a), initial=0.0)) or 1.0
+    relative = float(np.max(np.abs(a - b), initial=0.0)) / scale
+    if not relative <= allowed:
+        raise SurgeryCheckFailed(
+            "The cut network does not equal the masked original",
+            where=f"output {name!r}",
+            actual=f"relative difference {relative:.2e}",
+            allowed=f"{allowed:.0e}",
+        )
+    return relative
+
+
+def _weight_bytes(graph: ir.Model) -> int:
+    return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+
+
+def _open_batch(graph: ir.Model) -> bool:
+    shapes = [value.shape for value in graph.graph.inputs if value.shape is not None and len(value.shape)]
+    return any(not isinstance(shape[0], int) for shape in shapes)
+
+
+def _draw(graph: ir.Model, rng: np.random.Generator, batch: int) -> _Feed:
+    arrays = []
+    for value in graph.graph.inputs:
+        lengths = [
+            length if isinstance(length, int) else (batch if axis == 0 else _OPEN_AXIS)
+            for axis, length in enumerate(value.shape or ())
+        ]
+        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+        if np.issubdtype(dtype, np.floating):
+            arrays.append(rng.standard_normal(lengths).astype(dtype))
+        else:
+            arrays.append(rng.integers(0, 2, lengths).astype(dtype))
+    return tuple(arrays)

@@ -1,0 +1,64 @@
+"""Silence units without removing them: what `cut` has to equal."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from workers.pruning.graph.values import attribute
+from workers.pruning.graph.weights import clone
+from workers.pruning.surgery.constants import Surgeon
+from workers.pruning.surgery.plan import Plan, numbers, plan, positions_kept, replaced
+from workers.pruning.types import BoolArray, Grouping, Keep, Role
+
+
+def mask(graph: ir.Model, grouping: Grouping, keep: Keep) -> ir.Model:
+    """Return a new graph in which nothing reads the units that `keep` leaves out.
+
+    The weights that read such units are zero there, which is exactly removal whatever lies between producer and reader.
+    Where two activations are multiplied over an axis with such units, no weight reads them; a product with zeros and
+    ones is put in front.
+
+    Raises:
+        InconsistentGroup: the Keep is of another Grouping, or would empty a tensor.
+    """
+    planned = plan(grouping, keep)
+    result = clone(graph)
+    zeroed: dict[str, dict[int, BoolArray]] = {}
+    for entry in grouping.initializer_axes:
+        if entry.role is Role.CONSUME:
+            zeroed.setdefault(entry.initializer, {})[entry.axis] = positions_kept(entry.units, keep)
+    for name, masks in zeroed.items():
+        if not all(each.all() for each in masks.values()):
+            _zero(result.graph.initializers[name], masks)
+    surgeon = Surgeon(result, planned)
+    for node in list(result.graph):
+        _gate_contraction(surgeon, node, planned)
+    return result
+
+
+def _zero(value: ir.Value, masks: Mapping[int, BoolArray]) -> None:
+    array = np.array(numbers(value))
+    for axis, kept in masks.items():
+        array[(slice(None),) * axis + (~kept,)] = 0
+    replaced(value, array)
+
+
+def _gate_contraction(surgeon: Surgeon, node: ir.Node, planned: Plan) -> None:
+    if node.op_type not in {"MatMul", "Gemm"} or node.domain:
+        return
+    left, right = node.inputs[0], node.inputs[1]
+    kept = planned.value(left)
+    if left is None or right is None or right.is_initializer() or kept is None or left.shape is None:
+        return
+    last = len(left.shape) - 1
+    contracted = 1 - last if node.op_type == "Gemm" and attribute(node, "transA", 0) else last
+    if kept.axis != abs(contracted):
+        return
+    lengths = [1] * len(left.shape)
+    lengths[kept.axis] = len(kept.mask)
+    dtype = (left.dtype or ir.DataType.FLOAT).numpy()
+    gate = surgeon.initializer(f"{node.name}_gate", kept.mask.astype(dtype).reshape(lengths))
+    output = ir.Value(name=f"{node.name}_gated", shape=left.shape, type=left.type)
+    surgeon.graph.graph.insert_before(node, ir.node("Mul", [left, gate], name=f"{node.name}_gating", outputs=[output]))
+    node.replace_input_with(0, output)
