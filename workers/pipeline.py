@@ -7,7 +7,7 @@ proof of what was reached, and the files that the job leaves.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,38 +16,23 @@ import onnx_ir as ir
 import torch
 
 from workers import analysis, result
+from workers.aim import Aimed, aim, judged
 from workers.phase_times import PhaseTimes
 from workers.prune_spec import PruneSpec, Target
 from workers.pruning.allocation.budget import reachable
 from workers.pruning.errors import TargetUnreachable, UnstableTiming
-from workers.pruning.export.parity import parity
-from workers.pruning.export.write import write
 from workers.pruning.graph import cost, head, load
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.measure.latency import measure
-from workers.pruning.methods import METHODS
-from workers.pruning.methods.task import Outcome, Task
+from workers.pruning.methods.task import Task
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
-from workers.pruning.training.evaluate import Evaluation, answer, evaluate
+from workers.pruning.training.evaluate import Evaluation, answer
 from workers.pruning.types import Budget, CostModel, Json, Measurement, Phase, Run
 
 VERSION: Final = "0.1.0"
 REPORT_NAME: Final = "report.json"
-PARITY_SAMPLES: Final = 8
 METADATA_PREFIX: Final = "espalier."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
-    """One pruned network: its bytes, its proof, and what is said about it."""
-
-    outcome: Outcome
-    content: bytes
-    parity: float
-    evaluation: Evaluation
-    latency: Mapping[str, Measurement]
-    warnings: tuple[str, ...]
 
 
 def analyse_network(path: Path) -> dict[str, Json]:
@@ -82,15 +67,17 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     source = network.read_bytes()
     task = prepare(spec, network, dataset, run)
     out.mkdir(parents=True, exist_ok=True)
-    before = _judged(task.graph, task)
+    before = judged(task.graph, task)
     variants = []
     for number, targets in enumerate(spec.target_sets):
         budgets = tuple(target.budget(cost.count(task.graph)) for target in targets)
         prefix = f"{number}-" if len(spec.target_sets) > 1 else ""
         aimed = replace(task, budgets=budgets, step_prefix=prefix)
-        artifact = _artifact(spec, aimed, targets, source)
-        (out / f"{prefix}pruned.onnx").write_bytes(artifact.content)
-        variants.append(_result(spec, aimed, targets, before, artifact))
+        shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
+        (out / f"{prefix}pruned.onnx").write_bytes(shipped.pruned.content)
+        latency, doubts = _latency(spec, task, {"before": source, "after": shipped.pruned.content})
+        variants.append(_result(aimed, targets, before, shipped, latency) | _asked(spec, task))
+        variants[-1]["warnings"] = [*variants[-1]["warnings"], *doubts]
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
     stated["timing"] = times.finish()
     stated["artifacts"] = [entry for variant in variants for entry in _entries(variant)] + [_report_entry()]
@@ -162,34 +149,14 @@ def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> D
     return data
 
 
-def _judged(graph: ir.Model, task: Task) -> Evaluation:
-    return evaluate(graph, task.data.validation, reference=task.reference, threads=task.run.num_threads)
-
-
-def _artifact(spec: PruneSpec, task: Task, targets: tuple[Target, ...], source: bytes) -> Artifact:
-    run = task.run
-    outcome = METHODS[spec.method](task, **spec.options)
-    run.report(Phase.EXPORT, 0.0)
-    metadata = {
+def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: bytes, seed: int) -> dict[str, str]:
+    return {
         f"{METADATA_PREFIX}source_sha256": hashlib.sha256(source).hexdigest(),
         f"{METADATA_PREFIX}method": spec.method,
         f"{METADATA_PREFIX}target": ",".join(target.text() for target in targets),
-        f"{METADATA_PREFIX}seed": str(run.seed),
+        f"{METADATA_PREFIX}seed": str(seed),
         f"{METADATA_PREFIX}version": VERSION,
     }
-    content = write(outcome.graph, task.graph, metadata)
-    run.report(Phase.VERIFY, 0.0)
-    samples = task.data.validation
-    inputs = samples.batch(np.arange(min(PARITY_SAMPLES, len(samples)), dtype=np.int64))
-    difference = parity(content, outcome.graph, inputs, run)
-    run.report(Phase.VERIFY, 0.3, "held-out samples")
-    evaluation = _judged(load.load(content), task)
-    run.report(Phase.MEASURE, 0.0)
-    latency, doubts = _latency(spec, task, {"before": source, "after": content})
-    run.report(Phase.MEASURE, 1.0)
-    return Artifact(
-        outcome=outcome, content=content, parity=difference, evaluation=evaluation, latency=latency, warnings=doubts
-    )
 
 
 def _latency(
@@ -208,60 +175,39 @@ def _latency(
         return {}, (f"Latency is not stated: {error.message}",)
 
 
+def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
+    return {"method": spec.method, "options": dict(spec.options), "seed": task.run.seed}
+
+
 def _result(
-    spec: PruneSpec, task: Task, targets: tuple[Target, ...], before: Evaluation, artifact: Artifact
+    task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, latency: Mapping[str, Measurement]
 ) -> dict[str, Json]:
-    outcome = artifact.outcome
+    outcome, content = shipped.pruned.outcome, shipped.pruned.content
     reached = cost.count(outcome.graph)
-    drop, warnings = _accuracy_drop(spec, before, artifact.evaluation)
-    met = result.holds(reached, task.budgets)
-    text = ",".join(target.text() for target in targets)
     return {
-        "before": result.side(cost.count(task.graph), before, artifact.latency.get("before")),
-        "after": result.side(reached, artifact.evaluation, artifact.latency.get("after")),
-        "target": text,
+        "before": result.side(cost.count(task.graph), before, latency.get("before")),
+        "after": result.side(reached, shipped.pruned.evaluation, latency.get("after")),
+        "target": ",".join(target.text() for target in targets),
         "targets": result.target_json(targets, task.budgets, reached),
-        "target_met": met,
-        "stopped_by": "target" if met else "floor",
-        "accuracy_drop": drop,
+        "target_met": result.holds(reached, task.budgets),
+        "stopped_by": shipped.stopped_by,
+        "accuracy_drop": None if shipped.drop is None else shipped.drop.to_json(),
         "verified": task.data.kind != "synthetic",
-        "method": spec.method,
-        "options": spec.options,
-        "seed": task.run.seed,
         "layers": result.layers(task.graph, outcome.graph),
         "curve": result.curve(outcome),
         "finetune": result.finetune_json(outcome),
         "data": task.data.to_json(),
         "frozen": [{"node": entry.node, "reason": entry.reason} for entry in task.grouping.frozen],
         "parity": {
-            "torch_vs_runtime_max_abs": artifact.parity,
+            "torch_vs_runtime_max_abs": shipped.pruned.parity,
             "masked_vs_cut_max_abs": outcome.masked_vs_cut,
         },
-        "measurements": [result.measurement_json(of, measured) for of, measured in artifact.latency.items()],
-        "sha256": hashlib.sha256(artifact.content).hexdigest(),
-        "size_bytes": len(artifact.content),
+        "measurements": [result.measurement_json(of, measured) for of, measured in latency.items()],
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
         "file": f"{task.step_prefix}pruned.onnx",
-        "warnings": [*outcome.warnings, *task.data.notes, *artifact.warnings, *warnings],
+        "warnings": [*outcome.warnings, *task.data.notes, *shipped.warnings],
     }
-
-
-def _accuracy_drop(spec: PruneSpec, before: Evaluation, after: Evaluation) -> tuple[Json, list[str]]:
-    """Compare the fall of held-out accuracy with what the job allows; agreement stands in where there are no labels."""
-    allowed = spec.max_accuracy_drop
-    if before.accuracy is not None and after.accuracy is not None:
-        measure_name, found = "accuracy", before.accuracy - after.accuracy
-    elif after.agreement is not None:
-        measure_name, found = "agreement", 1.0 - after.agreement
-    else:
-        return None, [] if allowed is None else ["max_accuracy_drop was not checked: there is no accuracy to compare."]
-    held = None if allowed is None else found <= allowed
-    warnings = []
-    if held is False:
-        warnings.append(
-            f"Held-out {measure_name} fell by {found:.4f}, more than max_accuracy_drop allows ({allowed:.4f}). "
-            "The target was given precedence; ask for a milder target or more fine-tuning steps."
-        )
-    return {"of": measure_name, "found": found, "allowed": allowed, "held": held}, warnings
 
 
 def _entries(variant: Mapping[str, Json]) -> list[Json]:

@@ -107,11 +107,11 @@ def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, F
     """
     if task.finetune.steps == 0:
         return repaired, None
-    task.run.report(Phase.FINETUNE, 0.0)
     names = renormalise.to_insert(repaired)
     trainable = repaired
     if names:
         trainable = renormalise.insert(repaired, channel_statistics(repaired, names, batches, task.run))
+    task.run.report(Phase.FINETUNE, 0.0)
     finetuned = finetune(
         trainable,
         task.graph,
