@@ -43,11 +43,9 @@ class Database:
         Raises:
             DatabaseUnavailable: the database does not answer in time.
         """
+        # Closing takes back what was not committed, and leaves the rows that were read usable; rollback() would not.
         with translated(), self._readers() as session:
-            try:
-                yield session
-            finally:
-                session.rollback()
+            yield session
 
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
