@@ -18,14 +18,14 @@ _MAX_RANK_OF_NUMPY: Final = 64
 class Caps:
     """The largest graph that is read. Elements are numbers of scalars, symbolic axes counted as one."""
 
-    file_bytes: int = 4 << 30
+    file_bytes: int = (2 << 30) - 1  # what one protobuf message can hold
     nodes: int = 50_000
     initializers: int = 50_000
     depth: int = 8  # subgraphs within subgraphs
     rank: int = 8
     tensor_elements: int = 1 << 29  # 2 GiB of float32
     total_elements: int = 1 << 33
-    weight_elements: int = 1 << 31  # all initializers together, after un-sharing and folding
+    weight_elements: int = 1 << 29  # all initializers together, after un-sharing and folding
 
 
 DEFAULT_CAPS: Final = Caps()

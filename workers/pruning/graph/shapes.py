@@ -1,5 +1,7 @@
 """Shapes of all values, inferred by onnx on a copy of the graph without its weights."""
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 
@@ -16,7 +18,7 @@ def infer_shapes(graph: ir.Model) -> None:
     Raises:
         InvalidGraph: the shapes of two nodes contradict each other; the message is that of onnx.
     """
-    inferred = _inferred(_proto_without_weights(graph))
+    inferred = _inferred(proto_without_weights(graph))
     found: dict[str, ir.Value] = {}
     for body in ir.from_proto(inferred).graphs():
         for value in _values(body):
@@ -33,6 +35,57 @@ def forget_shapes(graph: ir.Model) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
+
+
+def shapes_at_batch(graph: ir.Model, batch: int = 1) -> dict[str, tuple[int | None, ...]]:
+    """Shape of every value of the main graph when the symbolic first axis of each input has the length `batch`.
+
+    Lengths that then still depend on something (a dynamic image size) are None.
+
+    Raises:
+        InvalidGraph: the shapes contradict each other at this batch.
+    """
+    proto = proto_without_weights(graph)
+    feeds = {value.name for value in graph.graph.inputs}
+    for value in proto.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if value.name in feeds and axes and not axes[0].HasField("dim_value"):
+            axes[0].dim_value = batch
+    del proto.graph.value_info[:]
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = _inferred(proto).graph
+    return {
+        value.name: tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in _axes(value))
+        for values in (inferred.input, inferred.value_info, inferred.output)
+        for value in values
+    } | {name: tuple(tensor.shape.numpy()) for name, tensor in _held(graph)}
+
+
+def proto_without_weights(graph: ir.Model) -> onnx.ModelProto:
+    """`graph` as a protobuf message in which each large weight is an input of the same shape and type."""
+    kept = {name: value.const_value for name, value in graph.graph.initializers.items()}
+    large = [name for name, tensor in kept.items() if tensor is not None and tensor.nbytes > _SMALL_BYTES]
+    for name in large:
+        kept_value = graph.graph.initializers.pop(name)
+        graph.graph.inputs.append(kept_value)
+    try:
+        return ir.to_proto(graph)
+    finally:
+        for _ in large:
+            value = graph.graph.inputs.pop()
+            graph.graph.register_initializer(value)
+        _restore_order(graph, list(kept))
+
+
+def _axes(value: onnx.ValueInfoProto) -> Iterator[onnx.TensorShapeProto.Dimension]:
+    return iter(value.type.tensor_type.shape.dim)
+
+
+def _held(graph: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    for name, value in graph.graph.initializers.items():
+        if value.const_value is not None:
+            yield name, value.const_value
 
 
 def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -56,22 +109,6 @@ def _values(graph: ir.Graph | ir.Function) -> list[ir.Value]:
     for node in graph:
         values.extend(node.outputs)
     return values
-
-
-def _proto_without_weights(graph: ir.Model) -> onnx.ModelProto:
-    """Serialise `graph` with each large weight turned into an input of the same shape and type."""
-    kept = {name: value.const_value for name, value in graph.graph.initializers.items()}
-    large = [name for name, tensor in kept.items() if tensor is not None and tensor.nbytes > _SMALL_BYTES]
-    for name in large:
-        kept_value = graph.graph.initializers.pop(name)
-        graph.graph.inputs.append(kept_value)
-    try:
-        return ir.to_proto(graph)
-    finally:
-        for _ in large:
-            value = graph.graph.inputs.pop()
-            graph.graph.register_initializer(value)
-        _restore_order(graph, list(kept))
 
 
 def _restore_order(graph: ir.Model, names: list[str]) -> None:

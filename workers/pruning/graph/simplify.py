@@ -8,19 +8,21 @@ import onnx_ir as ir
 from workers.pruning.graph.caps import Caps, check_weight_total
 from workers.pruning.graph.constants import fold_constants
 from workers.pruning.graph.shapes import infer_shapes
-from workers.pruning.graph.values import constant, fresh_name, renamed
+from workers.pruning.graph.values import constant, fresh_name, initializer, integer, opset, renamed
+from workers.pruning.types import AnyArray
 
 _MAX_ROUNDS = 4
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
+_FIRST_OPSET_WITH_PAD_INPUTS = 11
 _OPTIONAL_BIAS = {"Conv": 2, "ConvTranspose": 2}
 
 
 def simplify(graph: ir.Model, caps: Caps) -> None:
     """Bring a checked graph into the form that every stage expects.
 
-    Ensures: one standard domain; no initializer among the inputs; unique node and value names; no Constant and (but at
-    an output) no Identity node; what can be known is an initializer; no all-zero convolution bias; no dead node or
-    unused initializer; every (node, input) has its own initializer; shapes inferred.
+    Ensures: one standard domain; no initializer among the inputs; unique node names; no Constant and (but at an output)
+    no Identity node; what can be known is an initializer; no concatenation with zeros and no all-zero convolution bias;
+    no dead node or unused initializer; every (node, input) has its own initializer; shapes inferred.
 
     Raises:
         GraphTooLarge: folding or un-sharing would exceed the caps.
@@ -36,6 +38,7 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
             break
         remove_dead(graph)
         infer_shapes(graph)
+    pad_for_zeros(graph)
     drop_zero_biases(graph)
     remove_dead(graph)
     unshare_initializers(graph, caps)
@@ -111,6 +114,44 @@ def drop_zero_biases(graph: ir.Model) -> None:
         bias = constant(node.inputs[index])
         if bias is not None and not np.any(bias):
             node.resize_inputs(index)
+
+
+def pad_for_zeros(graph: ir.Model) -> None:
+    """Write the concatenation of a tensor with zeros as padding, as channel-padded shortcuts are otherwise exported.
+
+    The zeros would be counted as parameters and written to the file, and be tied to one batch size.
+    """
+    for node in graph.graph:
+        if node.op_type != "Concat" or node.domain or len(node.inputs) != 2:
+            continue
+        left, right = (_zeros(value) for value in node.inputs)
+        if left is not None and right is None:
+            _become_pad(graph, node, left.shape, first=True)
+        elif right is not None and left is None:
+            _become_pad(graph, node, right.shape, first=False)
+
+
+def _zeros(value: ir.Value | None) -> AnyArray | None:
+    array = constant(value)
+    return array if array is not None and array.dtype.kind == "f" and array.size and not np.any(array) else None
+
+
+def _become_pad(graph: ir.Model, node: ir.Node, block: tuple[int, ...], *, first: bool) -> None:
+    rank = len(block)
+    axis = integer(node, "axis", 1) % rank
+    pads = np.zeros(2 * rank, np.int64)
+    pads[axis if first else rank + axis] = block[axis]
+    source = node.inputs[1 if first else 0]
+    node.op_type = "Pad"
+    node.attributes.clear()
+    node.replace_input_with(0, source)
+    if opset(graph) < _FIRST_OPSET_WITH_PAD_INPUTS:
+        node.resize_inputs(1)
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads.tolist())
+        return
+    value = initializer(fresh_name(f"{node.name}_pads", _value_names(graph)), pads)
+    graph.graph.register_initializer(value)
+    node.replace_input_with(1, value)
 
 
 def remove_dead(graph: ir.Model) -> None:
