@@ -8,15 +8,13 @@ from typing import cast
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.request_id import request_id
-from app.errors import DatabaseUnavailable, FieldError, ServiceError, UploadIncomplete, ValidationFailed, json_pointer
+from app.errors import FieldError, ServiceError, UploadIncomplete, ValidationFailed, json_pointer
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -107,21 +105,12 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
     return service_problem(request.scope, UploadIncomplete("The connection closed before the body had arrived."))
 
 
-async def _on_database_error(request: Request, error: Exception) -> Response:
-    _logger.error("database.unavailable", path=request.url.path, reason=str(error))
-    return service_problem(
-        request.scope, DatabaseUnavailable("The database does not answer.", advice="Nothing was changed: try again.")
-    )
-
-
 def install(app: FastAPI) -> None:
     """Give the application its handlers."""
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    for kind in (OperationalError, PoolTimeout):
-        app.add_exception_handler(kind, _on_database_error)
 
 
 class UnhandledErrorMiddleware:
@@ -144,13 +133,9 @@ class UnhandledErrorMiddleware:
 
         try:
             await self._app(scope, receive, send_watched)
-        except Exception as error:
+        except Exception:
             if scope["type"] != "http" or started:
                 raise
             _logger.exception("request.crashed", path=scope["path"])
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                problem = service_problem(scope, DatabaseUnavailable("The database closed the connection."))
-            else:
-                detail = "The failure was logged under the request id in `instance`; report it with that id."
-                problem = service_problem(scope, ServiceError(detail))
-            await problem(scope, receive, send)
+            detail = "The failure was logged under the request id in `instance`; report it with that id."
+            await service_problem(scope, ServiceError(detail))(scope, receive, send)

@@ -220,6 +220,17 @@ class Job(Document):
     links: Links
 
 
+class Estimate(Document):
+    """What a job would reach: every group cut by the same share; a method cuts some more than others."""
+
+    model: str
+    prunable_groups: list[PrunableGroup]
+    frozen: list[Frozen]
+    reachable: dict[str, dict[str, float]]
+    predictions: list[dict[str, Any]]
+    refusals: list[JobProblem]
+
+
 class Event(Document):
     """One entry of a job's log; `seq` counts from 1 without gaps."""
 
@@ -227,6 +238,13 @@ class Event(Document):
     type: str
     data: dict[str, Any]
     created_at: datetime
+
+
+class ArtifactLinks(Document):
+    """Where an artifact and its bytes are."""
+
+    self: str
+    content: str
 
 
 class Artifact(Document):
@@ -241,6 +259,7 @@ class Artifact(Document):
     size_bytes: int
     created_at: datetime
     summary: dict[str, Any]
+    links: ArtifactLinks
 
 
 class Measurement(Document):

@@ -70,13 +70,25 @@ class Uploads:
             StorageFull: no room; nothing remains.
         """
         blob = self.store_bytes(chunks, announced, "model")
-        return self._register(NetworkRow, tenant, blob, announced, ticket)
+        return self.register_model(tenant, blob, announced, ticket)
 
     def receive_dataset(
         self, tenant: str, chunks: Iterable[bytes], announced: Announced, ticket: idempotency.Ticket | None = None
     ) -> Received[DatasetRow]:
         """Take in a dataset and have it described. Raises what receive_model raises."""
         blob = self.store_bytes(chunks, announced, "dataset")
+        return self.register_dataset(tenant, blob, announced, ticket)
+
+    def register_model(
+        self, tenant: str, blob: Blob, announced: Announced, ticket: idempotency.Ticket | None = None
+    ) -> Received[NetworkRow]:
+        """Give the tenant's model with these stored bytes: a new one is analysed."""
+        return self._register(NetworkRow, tenant, blob, announced, ticket)
+
+    def register_dataset(
+        self, tenant: str, blob: Blob, announced: Announced, ticket: idempotency.Ticket | None = None
+    ) -> Received[DatasetRow]:
+        """Give the tenant's dataset with these stored bytes: a new one is described."""
         return self._register(DatasetRow, tenant, blob, announced, ticket)
 
     def check_announced(self, announced: Announced, kind: UploadKind) -> None:

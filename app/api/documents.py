@@ -1,0 +1,131 @@
+"""Rows as the documents of the API; app/api/schemas.py describes them, and tests hold every answer to that."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from app.db.tables import ArtifactRow, DatasetRow, JobEventRow, JobRow, MeasurementRow, NetworkRow
+
+Json = dict[str, Any]
+
+_DATASET_FIELDS = ("kind", "num_samples", "num_classes", "shape", "dtype", "splits")
+_MEASUREMENT_FIELDS = (
+    "device",
+    "runtime",
+    "runtime_version",
+    "provider",
+    "threads",
+    "batch",
+    "warmup",
+    "samples_ms",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "mean_ms",
+    "load_ms",
+    "peak_rss_bytes",
+    "host",
+    "sha256",
+)
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """A moment as RFC 3339 writes it, in UTC."""
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def page(documents: Sequence[Json], *, has_more: bool, key: str = "id") -> Json:
+    """One page of a list."""
+    return {"data": list(documents), "has_more": has_more, "last_id": documents[-1][key] if documents else None}
+
+
+def _upload(row: NetworkRow | DatasetRow) -> Json:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "sha256": row.sha256,
+        "size_bytes": row.size_bytes,
+        "created_at": timestamp(row.created_at),
+        "state": row.state,
+        "problem": row.problem,
+    }
+
+
+def network(row: NetworkRow) -> Json:
+    """The API's Model."""
+    return {**_upload(row), "analysis": row.analysis}
+
+
+def dataset(row: DatasetRow) -> Json:
+    """The API's Dataset."""
+    known = row.description or {}
+    return {**_upload(row), **{field: known.get(field) for field in _DATASET_FIELDS}}
+
+
+def job(row: JobRow) -> Json:
+    """The API's Job."""
+    spec = row.spec
+    return {
+        "id": row.id,
+        "name": row.name,
+        "metadata": spec.get("metadata"),
+        "state": row.state,
+        "method": spec.get("method"),
+        "target": spec.get("target"),
+        "targets": spec.get("targets"),
+        "created_at": timestamp(row.created_at),
+        "started_at": timestamp(row.started_at),
+        "finished_at": timestamp(row.finished_at),
+        "attempt": row.attempt,
+        "progress": {
+            "phase": row.phase,
+            "fraction": row.fraction,
+            "eta_seconds": row.eta_seconds,
+            "message": row.message,
+            "metrics": row.metrics or {},
+        },
+        "result": row.result,
+        "problem": row.problem,
+        "model": row.model_id,
+        "dataset": row.dataset_id,
+        "device": spec.get("device"),
+        "links": {
+            "self": f"/v1/jobs/{row.id}",
+            "events": f"/v1/jobs/{row.id}/events",
+            "artifacts": f"/v1/jobs/{row.id}/artifacts",
+            "cancel": f"/v1/jobs/{row.id}/cancel",
+        },
+    }
+
+
+def event(row: JobEventRow) -> Json:
+    """The API's Event."""
+    return {"seq": row.seq, "type": row.type, "data": row.data, "created_at": timestamp(row.created_at)}
+
+
+def artifact(row: ArtifactRow) -> Json:
+    """The API's Artifact."""
+    return {
+        "id": row.id,
+        "job": row.job_id,
+        "kind": row.kind,
+        "name": row.name,
+        "target": row.target,
+        "sha256": row.sha256,
+        "size_bytes": row.size_bytes,
+        "created_at": timestamp(row.created_at),
+        "summary": row.summary,
+        "links": {"self": f"/v1/artifacts/{row.id}", "content": f"/v1/artifacts/{row.id}/content"},
+    }
+
+
+def measurement(row: MeasurementRow) -> Json:
+    """The API's Measurement."""
+    return {
+        "id": row.id,
+        "artifact": row.artifact_id,
+        "model": row.model_id,
+        "job": row.job_id,
+        **{field: getattr(row, field) for field in _MEASUREMENT_FIELDS},
+        "created_at": timestamp(row.created_at),
+    }

@@ -1,0 +1,166 @@
+"""The OpenAPI document: what each operation takes and answers, problems and headers included: the truth.
+
+Operations describe themselves with `answer()`, `problems()` and the request bodies below; `document()` adds the schemas
+that these name and the headers that every answer has.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.api import schemas
+from app.api.error_handlers import MEDIA_TYPE
+from app.domain.methods import JobSpec
+
+Json = dict[str, Any]
+Responses = dict[int | str, Json]
+
+_REF: Final = "#/components/schemas/{model}"
+
+# Request and answer models are generated each in its own mode: what may be left out of one is always in the other.
+_ANSWERS: Final[tuple[type[BaseModel], ...]] = (
+    schemas.Problem,
+    schemas.Model,
+    schemas.Dataset,
+    schemas.Job,
+    schemas.Event,
+    schemas.Artifact,
+    schemas.Measurement,
+    schemas.Estimate,
+    schemas.Readiness,
+    schemas.Liveness,
+    schemas.Page[schemas.Model],
+    schemas.Page[schemas.Dataset],
+    schemas.Page[schemas.Job],
+    schemas.Page[schemas.Event],
+    schemas.Page[schemas.Artifact],
+    schemas.Page[schemas.Measurement],
+)
+_REQUESTS: Final[tuple[type[BaseModel], ...]] = (JobSpec,)
+
+_HEADERS: Final[Mapping[str, Json]] = {
+    "X-Request-ID": {"description": "The id of the request, as sent or as given.", "schema": {"type": "string"}},
+    "ETag": {"description": "Names this version; send it back as If-None-Match.", "schema": {"type": "string"}},
+    "Location": {"description": "Where the resource is.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "string"}},
+    "Repr-Digest": {"description": "SHA-256 of the whole content (RFC 9530).", "schema": {"type": "string"}},
+    "Content-Range": {"description": "Which bytes these are.", "schema": {"type": "string"}},
+    "Content-Disposition": {"description": "The name to save under.", "schema": {"type": "string"}},
+    "Accept-Ranges": {"description": "`bytes`.", "schema": {"type": "string"}},
+    "X-Content-Type-Options": {"description": "`nosniff`.", "schema": {"type": "string"}},
+}
+
+
+def schema_name(model: type[BaseModel]) -> str:
+    """The name of a model's schema: a page of jobs is `JobPage`."""
+    arguments = model.__pydantic_generic_metadata__["args"]
+    return f"{arguments[0].__name__}Page" if arguments else model.__name__
+
+
+def reference(model: type[BaseModel]) -> Json:
+    """A reference to a model's schema."""
+    return {"$ref": _REF.format(model=schema_name(model))}
+
+
+def answer(model: type[BaseModel], description: str, *, headers: Sequence[str] = ()) -> Json:
+    """A JSON answer with this model's schema."""
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": reference(model)}},
+        "headers": {name: _HEADERS[name] for name in headers},
+    }
+
+
+def bare(description: str, *, headers: Sequence[str] = (), content: Json | None = None) -> Json:
+    """An answer without a JSON body."""
+    described: Json = {"description": description, "headers": {name: _HEADERS[name] for name in headers}}
+    return {**described, "content": content} if content else described
+
+
+def problems(*statuses: int) -> Responses:
+    """The problems that an operation may answer with; every one may answer 500 and 503."""
+    content = {MEDIA_TYPE: {"schema": reference(schemas.Problem)}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in sorted({*statuses, 422, 500, 503})
+    }
+
+
+def upload_body(*media_types: str) -> Json:
+    """The request body of an upload: the bytes as they are, or a form with one file."""
+    form = {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}},
+        "required": ["file"],
+        "additionalProperties": False,
+    }
+    content: Json = {name: {"schema": {"type": "string", "format": "binary", "minLength": 1}} for name in media_types}
+    content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def job_body() -> Json:
+    """The request body of a job: JSON, or a form that brings the files along."""
+    form = {
+        "type": "object",
+        "properties": {
+            "model": {"type": "string", "format": "binary", "description": "The ONNX file."},
+            "target": {"type": "string", "description": "As in the JSON form, short text or JSON."},
+            "dataset": {"type": "string", "format": "binary", "description": "A zip or .npz file."},
+            "spec": {"type": "string", "description": "The JSON form's other fields, as JSON text."},
+        },
+        "required": ["model"],
+        "additionalProperties": False,
+    }
+    content = {"application/json": {"schema": reference(JobSpec)}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def json_body(model: type[BaseModel]) -> Json:
+    """A JSON request body with this model's schema."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference(model)}}}}
+
+
+def _renamed(found: Any, names: Mapping[str, str]) -> Any:
+    """The same schema with its references under the names that we give."""
+    if isinstance(found, dict):
+        return {
+            key: names.get(value, value) if key == "$ref" and isinstance(value, str) else _renamed(value, names)
+            for key, value in found.items()
+        }
+    return [_renamed(item, names) for item in found] if isinstance(found, list) else found
+
+
+def _components() -> Json:
+    """The schemas of all documents, requests and answers."""
+    schemata: Json = {}
+    for models, mode in ((_ANSWERS, "serialization"), (_REQUESTS, "validation")):
+        keyed, top = models_json_schema([(model, mode) for model in models], ref_template=_REF)  # type: ignore[misc]
+        generated = top.get("$defs", {})
+        names = {}
+        for model in models:
+            own = str(keyed[model, mode]["$ref"])  # type: ignore[index]
+            names[own] = _REF.format(model=schema_name(model))
+        for name, schema in generated.items():
+            target = names.get(_REF.format(model=name), _REF.format(model=name)).rpartition("/")[2]
+            schemata[target] = _renamed(schema, names)
+    return dict(sorted(schemata.items()))
+
+
+def document(app: FastAPI) -> Json:
+    """Build the document once, and give it."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    built = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    built["components"] = {"schemas": _components()}
+    for operations in built["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                response.setdefault("headers", {})["X-Request-ID"] = _HEADERS["X-Request-ID"]
+    app.openapi_schema = built
+    return built

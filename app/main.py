@@ -1,0 +1,64 @@
+"""The web process's application: create_app() puts the parts together; nothing else happens here."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from app.api import artifacts, datasets, error_handlers, events, health, index, jobs, measurements, models, openapi
+from app.api.deps import Parts
+from app.api.request_id import RequestIdMiddleware
+from app.api.watch import JobWatch
+from app.db.migrate import migrate
+from app.logs import configure_logging
+from app.services.assembly import Services, open_services
+from app.services.job_versions import read_versions
+from app.settings import Settings
+
+_DESCRIPTION = "Prunes trained neural networks: ONNX in, smaller and faster ONNX out, with the proof."
+_ROUTERS = (models, datasets, jobs, events, artifacts, measurements, health, index)
+
+
+def create_app(settings: Settings, services: Services | None = None, *, migrates: bool = False) -> FastAPI:
+    """The application for these settings; nothing is connected before it starts.
+
+    With `migrates`, the database is brought to the newest schema at start. The services are those of the settings
+    unless given; in either case they are closed with the application.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if migrates:
+            await run_in_threadpool(migrate, settings.resolved_database_url)
+        opened = services or open_services(settings)
+        app.state.parts = Parts(
+            services=opened,
+            watch=JobWatch(partial(read_versions, opened.database)),
+            upload_threads=CapacityLimiter(settings.max_concurrent_uploads),
+        )
+        try:
+            yield
+        finally:
+            opened.close()
+
+    app = FastAPI(
+        title="Espalier", version=version("espalier"), description=_DESCRIPTION, lifespan=lifespan, redoc_url=None
+    )
+    for module in _ROUTERS:
+        app.include_router(module.router)
+    error_handlers.install(app)
+    app.add_middleware(error_handlers.UnhandledErrorMiddleware)
+    app.add_middleware(RequestIdMiddleware)  # added last, so outermost: every answer passes it
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The application as the environment's settings say, for uvicorn's --factory."""
+    settings = Settings()
+    configure_logging(level=settings.log_level, json=settings.log_json)
+    return create_app(settings, migrates=True)
