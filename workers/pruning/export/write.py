@@ -1,0 +1,97 @@
+"""Graph to ONNX bytes: the interface of the upload, kept; where the file comes from, added."""
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+
+from workers.pruning.errors import ParityFailed
+from workers.pruning.graph.load import input_specs, output_specs
+
+LARGEST_MESSAGE = (1 << 31) - 1  # bytes of one protobuf message
+
+
+def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:
+    """Serialise a pruned graph; equal graphs and metadata give equal bytes.
+
+    Kept from the original: the graph's name, inputs, outputs, dtypes, symbolic axes, opset imports, producer,
+    documentation and metadata. `metadata` is added to the latter and replaces entries of the same name, so that pruning
+    a pruned network states the last pruning.
+
+    Raises:
+        ParityFailed: the interface is not that of the original, the file would exceed 2 GiB, or the full ONNX checker
+            refuses it; never the user's mistake.
+    """
+    require_same_interface(graph, original)
+    proto: onnx.ModelProto = ir.to_proto(graph)
+    keep_header(proto, original)
+    state(proto, {**original.metadata_props, **metadata})
+    if proto.ByteSize() > LARGEST_MESSAGE:
+        raise ParityFailed(
+            "The pruned network is too large for one ONNX file",
+            actual=f"{proto.ByteSize():,} bytes",
+            allowed=f"{LARGEST_MESSAGE:,} bytes",
+            advice="Ask for a smaller target.",
+        )
+    content = bytes(proto.SerializeToString(deterministic=True))
+    check(content)
+    return content
+
+
+def require_same_interface(graph: ir.Model, original: ir.Model) -> None:
+    """Refuse a graph that its user could not put where the original was.
+
+    Raises:
+        ParityFailed: an input, an output or an opset differs; names the first.
+    """
+    for kind, specs in (("input", input_specs), ("output", output_specs)):
+        found, wanted = specs(graph), specs(original)
+        if len(found) != len(wanted):
+            raise ParityFailed(
+                f"The pruned network has another number of {kind}s", actual=len(found), allowed=len(wanted)
+            )
+        for have, want in zip(found, wanted, strict=True):
+            if have != want:
+                raise ParityFailed(
+                    f"An {kind} of the pruned network differs from the original's",
+                    where=f"{kind} {want.name!r}",
+                    actual=f"{have.name!r} {have.dtype}{list(have.shape)}",
+                    allowed=f"{want.name!r} {want.dtype}{list(want.shape)}",
+                )
+    if dict(graph.opset_imports) != dict(original.opset_imports):
+        raise ParityFailed(
+            "The pruned network uses other opsets than the original",
+            actual=dict(graph.opset_imports),
+            allowed=dict(original.opset_imports),
+        )
+
+
+def keep_header(proto: onnx.ModelProto, original: ir.Model) -> None:
+    """Write what stands around the original's nodes over the file's own."""
+    proto.ir_version = original.ir_version
+    proto.producer_name = original.producer_name or ""
+    proto.producer_version = original.producer_version or ""
+    proto.domain = original.domain or ""
+    proto.model_version = original.model_version or 0
+    proto.doc_string = original.doc_string or ""
+    proto.graph.name = original.graph.name or ""
+    proto.graph.doc_string = original.graph.doc_string or ""
+
+
+def state(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Make `metadata` the whole metadata of the file, in the order of its names."""
+    del proto.metadata_props[:]
+    for name in sorted(metadata):
+        proto.metadata_props.add(key=name, value=metadata[name])
+
+
+def check(content: bytes) -> None:
+    """Run the full ONNX checker, shape inference included.
+
+    Raises:
+        ParityFailed: the checker refuses; carries its reason.
+    """
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise ParityFailed("The ONNX checker refuses the pruned network", actual=str(error)) from error
