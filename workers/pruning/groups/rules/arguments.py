@@ -27,7 +27,7 @@ def weight(node: ir.Node, index: int) -> tuple[ir.Value, tuple[int, ...]]:
     value = given(node, index)
     if value is None or value.const_value is None or not value.is_initializer():
         raise NotUnderstood("its weight is computed by the network")
-    return value, tuple(int(length) for length in value.const_value.shape)
+    return value, tuple(value.const_value.shape.numpy())
 
 
 def is_weight(node: ir.Node, index: int) -> bool:
@@ -48,7 +48,7 @@ def integers(node: ir.Node, index: int, name: str) -> list[int] | None:
     if given(node, index) is not None:
         raise NotUnderstood(f"its {name} are computed by the network")
     listed = node.attributes.get(name)
-    return None if listed is None else [int(str(entry)) for entry in listed.as_ints()]
+    return None if listed is None else [int(entry) for entry in listed.as_ints()]
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:
