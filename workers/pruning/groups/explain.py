@@ -56,9 +56,9 @@ def _length(length: Length, model: CostModel, without: int) -> int:
 def _reason(group: Group, num_layers: int) -> str:
     made, read = _named(group.producers), _named(group.consumers)
     if len(group.producers) == 1:
-        text = f"The {group.width} channels that {made} makes and {read} reads"
+        text = f"{made} makes these {group.width} channels, read by {read}"
     else:
-        text = f"{len(group.producers)} layers ({made}) write to the same {group.width} channels, which {read} reads"
+        text = f"{len(group.producers)} layers ({made}) write to the same {group.width} channels, read by {read}"
     between = num_layers - len(set(group.producers) | set(group.consumers))
     if between:
         text += f"; {between} {'layer' if between == 1 else 'layers'} between them scale channels one by one"

@@ -50,9 +50,9 @@ def _barrier(state: Propagation, node: ir.Node, reason: str) -> None:
             state.freeze(node, state.labels[value], reason)
     for value in node.outputs:
         state.labels.pop(value, None)
-        if value.shape is not None:
+        try:
             state.labels[value] = fixed(state.shape_of(value))
-        elif value.uses():
+        except NotUnderstood:
             state.name(node, reason)
 
 

@@ -1,12 +1,15 @@
 """The state of label propagation: labels of every value, ties between labels, and which weights carry them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.errors import InvalidGraph
+from workers.pruning.graph.shapes import shapes_at_batch
+from workers.pruning.graph.values import all_values
 from workers.pruning.groups.labels import FIXED, UNKNOWN, Labels, NotUnderstood, fixed
 from workers.pruning.groups.ties import Ties
 from workers.pruning.types import Frozen, IntArray, Role
@@ -33,7 +36,7 @@ class Propagation:
         self.ties = Ties()
         self.tags: list[Tag] = []
         self.frozen: dict[str, Frozen] = {}
-        self._ones = _batch_names(graph)
+        self._shapes = _shapes_at_one(graph)
         for value in graph.graph.inputs:
             if not value.is_initializer() and value.shape is not None:
                 self.labels[value] = fixed(self.shape_of(value))
@@ -44,14 +47,10 @@ class Propagation:
         Raises:
             NotUnderstood: not even the number of axes is known.
         """
-        if value.shape is None:
+        shape = self._shapes.get(value.name or "")
+        if shape is None:
             raise NotUnderstood(f"the shape of {value.name!r} is unknown")
-        return tuple(self._length(length) for length in value.shape)
-
-    def _length(self, length: object) -> int:
-        if isinstance(length, int):
-            return length
-        return 1 if isinstance(length, ir.SymbolicDim) and length.value in self._ones else UNKNOWN
+        return tuple(UNKNOWN if length is None else length for length in shape)
 
     def input(self, node: ir.Node, index: int = 0) -> Labels:
         """Labels of an input that is computed or fed.
@@ -124,15 +123,16 @@ class Propagation:
         self.frozen.setdefault(name, Frozen(node=name, op_type=node.op_type, reason=reason))
 
 
-def _batch_names(graph: ir.Model) -> frozenset[str]:
-    """Names of symbolic first axes of the inputs: the batch, which counts as 1."""
-    names = set()
-    for value in graph.graph.inputs:
-        if value.shape is not None and len(value.shape) > 0:
-            first = value.shape[0]
-            if isinstance(first, ir.SymbolicDim) and first.value is not None:
-                names.add(first.value)
-    return frozenset(names)
+def _shapes_at_one(graph: ir.Model) -> Mapping[str, tuple[int | None, ...]]:
+    """Shapes at batch 1; where the file forbids that batch, the shapes that hold for any."""
+    listed = {value.name or "": value.shape for value in all_values(graph) if value.shape is not None}
+    known = {
+        name: tuple(length if isinstance(length, int) else None for length in shape) for name, shape in listed.items()
+    }
+    try:
+        return known | shapes_at_batch(graph)
+    except InvalidGraph:
+        return known
 
 
 def fill_unknown(shape: Sequence[int], elements: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.graph.values import attribute, constant, opset
-from workers.pruning.surgery.plan import Plan, numbers
+from workers.pruning.surgery.plan import Plan, numbers, replaced
 from workers.pruning.types import AnyArray
 
 Rewrite = Callable[["Surgeon", ir.Node], None]
@@ -21,7 +21,11 @@ class Surgeon:
         self.plan = plan
 
     def put(self, node: ir.Node, index: int, array: AnyArray) -> None:
-        """Give a node a constant of its own at an input."""
+        """Give a node a constant of its own at an input; the name stays where nobody else reads the old one."""
+        old = node.inputs[index] if index < len(node.inputs) else None
+        if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+            replaced(old, array)
+            return
         value = self.initializer(f"{node.name}_kept_{index}", array)
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
