@@ -84,7 +84,7 @@ def compare(found: tuple[AnyArray, AnyArray], wanted: AnyArray, where: str) -> f
     spread = distance(*found) / scale if scale else 0.0
     relative = min(max(tolerance, SPREAD_FACTOR * spread), SPREAD_BOUND * tolerance)
     largest = max(distance(given, wanted) for given in found)
-    if not largest <= ABSOLUTE + relative * scale:
+    if not (np.isfinite(largest) and largest <= ABSOLUTE + relative * scale):
         raise ParityFailed(
             "torch and ONNX Runtime disagree",
             where=where,
