@@ -14,14 +14,13 @@ from workers.pruning.compensation.batch_statistics import moments, refresh
 from workers.pruning.compensation.calibration import fitting_inputs
 from workers.pruning.compensation.layers import Layer, changed_values, find_layers
 from workers.pruning.compensation.solve import Rows, Solution, num_rows
-from workers.pruning.compensation.walk import Walk
+from workers.pruning.compensation.walk import WEIGHTED, Walk
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.weights import clone, replace_weights
 from workers.pruning.types import AnyArray, Grouping, Keep, Phase, Run
 
 _STREAM: Final = 103  # keeps these draws apart from others of the same seed
 _DEAD: Final = 1e-6  # a filter of this norm has no direction to scale
-_WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ def _repair(
     for node in student.nodes():
         name = node.name or ""
         read = {value.name or "" for value in node.inputs if value is not None}
-        if read & inexact or (node.op_type in _WEIGHTED and any(value in changed for value in read)):
+        if read & inexact or (node.op_type in WEIGHTED and any(value in changed for value in read)):
             inexact |= {value.name or "" for value in node.outputs}
         if name in layers:
             run.report(Phase.COMPENSATE, num_done / len(layers), name)

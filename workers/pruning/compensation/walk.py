@@ -6,11 +6,14 @@ cost layers^2; here every node runs once.
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from typing import Final
 
 import onnx_ir as ir
 import torch
 
 from workers.pruning.graph.execute import GraphModule
+
+WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class Walk:
@@ -78,13 +81,14 @@ class Walk:
 
 
 def schedule(graph: ir.Model) -> list[ir.Node]:
-    """Order the nodes so that of two branches the shorter one comes first, right before what joins them.
+    """Order the nodes so that of two branches the one with fewer layers comes first, right before what joins them.
 
     The shortcut of a residual block is then there when the last layer of the branch is repaired, and values live short.
     """
-    depth: dict[str, int] = {}
+    depth: dict[str, tuple[int, int]] = {}  # layers with weights, then nodes, on the longest way from an input
     for node in graph.graph:
-        level = 1 + max((depth.get(name, 0) for name in _computed(node)), default=0)
+        layers, nodes = max((depth.get(name, (0, 0)) for name in _computed(node)), default=(0, 0))
+        level = (layers + (node.op_type in WEIGHTED), nodes + 1)
         depth |= {value.name or "": level for value in node.outputs}
     done: set[str] = set()
     order: list[ir.Node] = []
@@ -94,7 +98,7 @@ def schedule(graph: ir.Model) -> list[ir.Node]:
         if node.name in done:
             stack.pop()
             continue
-        waiting = sorted(_computed(node), key=lambda name: depth.get(name, 0))
+        waiting = sorted(_computed(node), key=lambda name: depth.get(name, (0, 0)))
         producers = {value.name: value.producer() for value in node.inputs if value is not None}
         missing = [p for p in (producers[name] for name in waiting) if p is not None and p.name not in done]
         if missing:
