@@ -2,7 +2,6 @@
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,18 +16,10 @@ from workers.pruning.graph.finite import check_finite
 from workers.pruning.graph.recognise import refuse_other_formats
 from workers.pruning.graph.simplify import simplify
 from workers.pruning.graph.wire import Span, skeleton
+from workers.pruning.types import TensorSpec
 
 _HEAD_BYTES: Final = 64
 _RE_EXPORT: Final = "Check the file with onnx.checker.check_model(path, full_check=True) and export it again."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """Name, numpy dtype and shape of an input or output; an axis is a length, a symbol or unknown (None)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...]
 
 
 def load(source: bytes | Path, caps: Caps = DEFAULT_CAPS) -> ir.Model:
@@ -134,7 +125,7 @@ def _check_inferred(proto: onnx.ModelProto, spans: dict[int, Span], caps: Caps) 
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=False, data_prop=True)
         check_elements(_shapes(inferred), caps)
-        onnx.checker.check_model(bare, full_check=True)
+        onnx.checker.check_model(inferred, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise InvalidGraph("The ONNX checker refuses the file", actual=_summary(error), advice=_RE_EXPORT) from error
 
