@@ -35,11 +35,7 @@ def create_app(settings: Settings, services: Services | None = None, *, migrates
         if migrates:
             await run_in_threadpool(migrate, settings.resolved_database_url)
         opened = services or open_services(settings)
-        app.state.parts = Parts(
-            services=opened,
-            watch=JobWatch(partial(read_versions, opened.database)),
-            upload_threads=CapacityLimiter(settings.max_concurrent_uploads),
-        )
+        app.state.parts = parts_of(opened)
         try:
             yield
         finally:
@@ -55,6 +51,15 @@ def create_app(settings: Settings, services: Services | None = None, *, migrates
     app.add_middleware(RequestIdMiddleware)  # added last, so outermost: every answer passes it
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     return app
+
+
+def parts_of(services: Services) -> Parts:
+    """What routes work with, around these services."""
+    return Parts(
+        services=services,
+        watch=JobWatch(partial(read_versions, services.database)),
+        upload_threads=CapacityLimiter(services.settings.max_concurrent_uploads),
+    )
 
 
 def from_environment() -> FastAPI:

@@ -1,32 +1,22 @@
 """Rows as the documents of the API; app/api/schemas.py describes them, and tests hold every answer to that."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from app.db.tables import ArtifactRow, DatasetRow, JobEventRow, JobRow, MeasurementRow, NetworkRow
+from app.domain.report import MeasurementReport
 
 Json = dict[str, Any]
 
 _DATASET_FIELDS = ("kind", "num_samples", "num_classes", "shape", "dtype", "splits")
-_MEASUREMENT_FIELDS = (
-    "device",
-    "runtime",
-    "runtime_version",
-    "provider",
-    "threads",
-    "batch",
-    "warmup",
-    "samples_ms",
-    "p50_ms",
-    "p90_ms",
-    "p99_ms",
-    "mean_ms",
-    "load_ms",
-    "peak_rss_bytes",
-    "host",
-    "sha256",
-)
+_MEASUREMENT_FIELDS = tuple(MeasurementReport.model_fields)
+
+
+def text(document: Json) -> str:
+    """A document as it is sent: compact, in UTF-8."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def timestamp(moment: datetime | None) -> str | None:
@@ -79,7 +69,7 @@ def job(row: JobRow) -> Json:
         "attempt": row.attempt,
         "progress": {
             "phase": row.phase,
-            "fraction": row.fraction,
+            "fraction": float(row.fraction),
             "eta_seconds": row.eta_seconds,
             "message": row.message,
             "metrics": row.metrics or {},

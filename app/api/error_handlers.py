@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.request_id import request_id
@@ -93,10 +94,20 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}; /docs lists what there is."
+    headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        detail = f"{request.url.path} does not take {request.method}; it takes {allowed or 'other methods'}."
-    return problem_response(request.scope, _http_problem(error.status_code, detail), error.headers)
+        headers["Allow"] = _allowed(request)
+        detail = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}."
+    return problem_response(request.scope, _http_problem(error.status_code, detail), headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of every route with this path; the framework names those of the first only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= set(getattr(route, "methods", None) or ())
+    return ", ".join(sorted(methods))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -1,6 +1,5 @@
 """/v1/jobs/{id}/events: a job's log, as pages or as a stream that can be taken up where it broke off."""
 
-import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated
@@ -98,5 +97,5 @@ async def _follow(parts: Parts, caller: Caller, job_id: str, after: int) -> Asyn
 
 
 def _written(row: JobEventRow) -> str:
-    document = json.dumps(documents.event(row))
+    document = documents.text(documents.event(row))
     return f"id: {row.seq}\nevent: {row.type}\ndata: {document}\n\n"

@@ -99,7 +99,7 @@ def _accepted(row: JobRow) -> Answer:
     headers = _poll_headers(row.version, ended=row.state in TERMINAL)
     return Answer(
         status=HTTPStatus.ACCEPTED,
-        body=json.dumps(documents.job(row)),
+        body=documents.text(documents.job(row)),
         resource_id=row.id,
         headers={**headers, "Location": f"/v1/jobs/{row.id}"},
     )

@@ -8,8 +8,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain import report
 from app.domain.job import InputState, JobState, Phase
 from app.domain.methods import MethodName
+from app.domain.report import MeasurementReport
 from app.domain.target import Metric
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
@@ -160,32 +162,10 @@ class Progress(Document):
     metrics: dict[str, Any] = {}
 
 
-class Figures(OpenDocument):
-    """Costs and quality of a network, before or after."""
+class Result(report.Result):
+    """What a job reached, and where it is."""
 
-    macs: float | None = None
-    flops: float | None = None
-    params: float | None = None
-    size_bytes: float | None = None
-    peak_activation_bytes: float | None = None
-    accuracy: float | None = None
-    agreement: float | None = None
-    latency_ms: float | None = None
-
-
-class Result(OpenDocument):
-    """What a job reached."""
-
-    before: Figures | None = None
-    after: Figures | None = None
-    target_met: bool | None = None
-    stopped_by: Literal["target", "accuracy", "floor"] | None = None
-    layers: list[dict[str, Any]] = []
-    curve: list[Any] = []
-    timing: dict[str, float] = {}
-    parity: dict[str, Any] = {}
-    artifacts: list[Any] = []
-    warnings: list[str] = []
+    artifacts: list[dict[str, Any]] = Field(default=[])
 
 
 class Links(OpenDocument):
@@ -262,29 +242,13 @@ class Artifact(Document):
     links: ArtifactLinks
 
 
-class Measurement(Document):
-    """Latency of one network on one host, every sample kept."""
+class Measurement(MeasurementReport):
+    """Latency of one network on one host, every sample kept; of an artifact, or of an uploaded model."""
 
     id: str
     artifact: str | None = None
     model: str | None = None
     job: str | None = None
-    sha256: str = Sha256
-    device: str
-    runtime: str
-    runtime_version: str
-    provider: str
-    threads: int
-    batch: int
-    warmup: int
-    samples_ms: list[float]
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    load_ms: float
-    peak_rss_bytes: int | None = None
-    host: dict[str, Any]
     created_at: datetime
 
 

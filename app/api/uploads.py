@@ -1,6 +1,5 @@
 """What /v1/models and /v1/datasets have in common: a name, and an answer that is the same for the same bytes."""
 
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TypeVar
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from app.api.deps import Caller, Parts
-from app.api.documents import Json
+from app.api.documents import Json, text
 from app.api.once import Answer, once
 from app.api.receive import StoredFile, take_upload
 from app.db.tables import DatasetRow, NetworkRow
@@ -54,7 +53,7 @@ async def upload(  # noqa: PLR0913 - what the two kinds differ in
         status = HTTPStatus.CREATED if received.created else HTTPStatus.OK
         row = received.row
         headers = {"Location": f"{path}/{row.id}"}
-        return Answer(status=status, body=json.dumps(document(row)), resource_id=row.id, headers=headers)
+        return Answer(status=status, body=text(document(row)), resource_id=row.id, headers=headers)
 
     def work(ticket: Ticket | None) -> Answer:
         return answer(register(stored, ticket))
