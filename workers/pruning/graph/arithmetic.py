@@ -96,8 +96,9 @@ def _slice(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
 
 
 def _gather(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
-    indices = _present(inputs, 1)
-    return np.take(_first(inputs), indices.astype(np.int64), axis=integer(node, "axis", 0))
+    data, indices = _first(inputs), _present(inputs, 1)
+    # A single entry comes back bare, and a symbolic one would then be text rather than an array.
+    return np.asarray(np.take(data, indices.astype(np.int64), axis=integer(node, "axis", 0)), data.dtype)
 
 
 def _expand(_: ir.Node, inputs: Sequence[Array | None]) -> Array:
