@@ -86,10 +86,14 @@ def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
 def input_shape(spec: TensorSpec, *, batch: int, given: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """Return a full shape for an input: its own lengths, `batch` for a free first axis, `given` for what else is free.
 
+    A network that is fixed to a batch keeps it, whatever the first axis of `given` says.
+
     Raises:
         UnknownShape: an axis is free and nothing says how long it is, or `given` contradicts the network.
     """
     if given is not None:
+        if spec.shape and given and isinstance(spec.shape[0], int):
+            given = (spec.shape[0], *given[1:])
         fits = len(given) == len(spec.shape) and all(
             not isinstance(own, int) or own == length for own, length in zip(spec.shape, given, strict=True)
         )

@@ -13,7 +13,7 @@ from workers.pruning.training.evaluate import answer
 from workers.pruning.training.samples import Samples
 from workers.pruning.types import IntArray
 
-NUM_SAMPLES: Final = 1000  # training samples that decide
+NUM_SAMPLES: Final = 256  # training samples that decide, evenly spaced, so from every folder of equal size
 LEAST_SHARE: Final = 0.5  # of each class that must go to one output
 LEAST_GAIN: Final = 2.0  # times the accuracy of the order as it is
 
