@@ -26,6 +26,7 @@ from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.measure.latency import measure
 from workers.pruning.methods.task import Task
+from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.training.evaluate import Evaluation, answer
 from workers.pruning.types import Budget, CostModel, Json, Measurement, Phase, Run
@@ -146,7 +147,7 @@ def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> D
         return synthetic(graph, inputs, seed=run.seed)
     data = open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)
     require_match(data, load.output_specs(graph), head.find(graph))
-    return data
+    return match_classes(data, graph)
 
 
 def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: bytes, seed: int) -> dict[str, str]:
