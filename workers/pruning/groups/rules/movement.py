@@ -66,7 +66,13 @@ def operand(state: Propagation, node: ir.Node, index: int) -> Labels:
 def concat(state: Propagation, node: ir.Node) -> None:
     """Concat: channels keep their labels at an offset."""
     parts = [operand(state, node, index) for index in range(len(node.inputs))]
-    state.put(node, concatenate(parts, axis_of(integer(node, "axis", 1), parts[0].ndim)))
+    axis = axis_of(integer(node, "axis", 1), parts[0].ndim)
+    if any(part.shape[axis] == UNKNOWN for part in parts) and not any(axis in part.varying for part in parts):
+        for part in parts[1:]:
+            state.ties.unite(parts[0].compact, part.compact)
+        widest = max(parts, key=lambda part: part.compact.size)
+        parts = [Labels(part.shape, widest.compact) for part in parts]
+    state.put(node, concatenate(parts, axis))
 
 
 def split(state: Propagation, node: ir.Node) -> None:
@@ -185,7 +191,11 @@ def _longer(labels: Labels, axis: int, added: int) -> Labels:
 
 def expanded(state: Propagation, node: ir.Node) -> None:
     """Expand: axes of length 1 are repeated."""
-    state.put(node, expand(operand(state, node, 0), state.output_shape(node)))
+    labels = operand(state, node, 0)
+    shape = list(state.output_shape(node))
+    for axis in labels.varying:
+        shape[axis - labels.ndim] = labels.shape[axis]
+    state.put(node, expand(labels, shape))
 
 
 def tile(state: Propagation, node: ir.Node) -> None:
