@@ -19,6 +19,9 @@ Array = npt.NDArray[Any]
 Evaluator = Callable[[ir.Node, Sequence[Array | None]], Array]
 
 
+_TO_THE_END: Final = frozenset({2**31 - 1, 2**63 - 1})  # ONNX Runtime reads these as "all the way" in both directions
+
+
 def _given(inputs: Sequence[Array | None], index: int) -> Array | None:
     return inputs[index] if index < len(inputs) else None
 
@@ -90,9 +93,24 @@ def _slice(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
     steps = _integers(node, inputs, 4, "steps") or [1] * len(starts)
     index = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        stop = None if step < 0 and end < -data.shape[axis] else end
-        index[axis] = slice(start, stop, step)
+        positions = slice_positions(start, end, step, data.shape[axis])
+        index[axis] = slice(positions.start, None if positions.stop < 0 else positions.stop, step)
     return data[tuple(index)]
+
+
+def slice_positions(start: int, end: int, step: int, length: int) -> range:
+    """The positions that a Slice takes of an axis.
+
+    Source: ONNX Slice. Unlike in Python, a backward slice begins before the axis begins at the first entry.
+    """
+    if step < 0 and end in _TO_THE_END:
+        end = -1 - length
+    start, end = (bound + length if bound < 0 else bound for bound in (start, end))
+    if step > 0:
+        start, end = (min(max(bound, 0), length) for bound in (start, end))
+        return range(start, max(start, end), step)
+    start, end = min(max(start, 0), length - 1), min(max(end, -1), length - 1)
+    return range(start, min(start, end), step)
 
 
 def _gather(node: ir.Node, inputs: Sequence[Array | None]) -> Array:

@@ -46,18 +46,21 @@ class Support:
 
 def supported_ops() -> dict[str, Support]:
     """Every operator that a graph can be run with, in alphabetical order, with its range of opsets."""
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
+    history: dict[str, dict[int, bool]] = {name: {} for name in sorted(OPERATORS)}
     for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain == "" and schema.name in OPERATORS:
-            first[schema.name] = min(first.get(schema.name, schema.since_version), schema.since_version)
-            if schema.deprecated:
-                last[schema.name] = schema.since_version - 1
-    return {
-        name: Support(
-            summary=OPERATORS[name].summary,
-            first_opset=max(first[name], OLDEST_OPSET),
-            last_opset=last.get(name),
-        )
-        for name in sorted(OPERATORS)
-    }
+        if schema.domain == "" and schema.name in history:
+            history[schema.name][schema.since_version] = schema.deprecated
+    return {name: _support(OPERATORS[name].summary, versions) for name, versions in history.items()}
+
+
+def _support(summary: str, versions: Mapping[int, bool]) -> Support:
+    """The range in which an operator is valid; `versions` says which version of it is deprecated."""
+    newest = max(versions)
+    usable = [version for version, deprecated in versions.items() if not deprecated]
+    withdrawn = [version for version, deprecated in versions.items() if deprecated and version < newest]
+    first = min(version for version in usable if version > max(withdrawn, default=0))
+    return Support(
+        summary=summary,
+        first_opset=max(first, OLDEST_OPSET),
+        last_opset=newest - 1 if versions[newest] else None,
+    )

@@ -50,14 +50,10 @@ def instance_normalization(site: Site) -> Kernel:
 
 
 def group_normalization(site: Site) -> Kernel:
-    """Normalisation of groups of channels; one scale per group before opset 21, one per channel since."""
+    """Normalisation of groups of channels; the form before opset 21 was withdrawn from ONNX."""
     groups, epsilon = site.integer("num_groups", 1), site.number("epsilon", 1e-5)
-    per_group = site.opset < 21
 
     def run(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        if per_group:
-            repeats = x.shape[1] // groups
-            scale, bias = scale.repeat_interleave(repeats), bias.repeat_interleave(repeats)
         return functional.group_norm(x, groups, scale, bias, epsilon)
 
     return run
@@ -104,17 +100,6 @@ def lp_normalization(site: Site) -> Kernel:
     return run
 
 
-def mean_variance_normalization(site: Site) -> Kernel:
-    """Zero mean and unit variance over `axes`."""
-    axes = site.integers("axes") or [0, 2, 3]
-
-    def run(x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-        return (x - mean) / (variance.sqrt() + 1e-9)
-
-    return run
-
-
 def local_response(site: Site) -> Kernel:
     """Division by a power of the energy of neighbouring channels.
 
@@ -145,8 +130,5 @@ OPERATORS: Final = {
     "LayerNormalization": Operator(build=layer_normalization, summary="Normalisation over trailing axes."),
     "RMSNormalization": Operator(build=rms_normalization, summary="Division by the root mean square of trailing axes."),
     "LpNormalization": Operator(build=lp_normalization, summary="Division by the L1 or L2 norm along an axis."),
-    "MeanVarianceNormalization": Operator(
-        build=mean_variance_normalization, summary="Zero mean and unit variance over chosen axes."
-    ),
     "LRN": Operator(build=local_response, summary="Local response normalisation across channels."),
 }

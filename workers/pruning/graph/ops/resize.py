@@ -4,9 +4,9 @@ Source: ONNX Resize. x_out is a position in the output, x_in the position in the
 """
 
 from collections.abc import Callable, Sequence
-from math import floor
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -90,7 +90,7 @@ def _interpolation(site: Site, coordinates: str, rounding: str, *, scales_at: in
             scales = [new / length for new, length in zip(sizes, lengths, strict=True)]
         else:
             scales = scales or [1.0] * len(chosen)
-            sizes = [floor(length * scale) for length, scale in zip(lengths, scales, strict=True)]
+            sizes = [int(np.float32(length) * np.float32(scale)) for length, scale in zip(lengths, scales, strict=True)]
         wanted = [
             (axis, new, scale)
             for axis, new, scale, length in zip(chosen, sizes, scales, lengths, strict=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workers.pruning.graph.arithmetic import slice_positions
 from workers.pruning.graph.ops.site import Kernel, Operator, Site, together
 
 
@@ -51,11 +52,9 @@ def slices(site: Site) -> Kernel:
 
 
 def _slice_axis(x: Tensor, start: int, end: int, axis: int, step: int) -> Tensor:
-    length = x.shape[axis]
+    positions = slice_positions(start, end, step, x.shape[axis])
     if step > 0:
-        return x[(slice(None),) * axis + (slice(start, min(end, length), step),)]
-    stop = None if end < -length else end
-    positions = range(*slice(start, stop, step).indices(length))
+        return x[(slice(None),) * axis + (slice(positions.start, positions.stop, step),)]
     return x.index_select(axis, torch.tensor(list(positions), dtype=torch.int64, device=x.device))
 
 
