@@ -34,8 +34,7 @@ def cut(graph: ir.Model, grouping: Grouping, keep: Keep) -> ir.Model:
 def _slice_weight(value: ir.Value, masks: Mapping[int, BoolArray]) -> None:
     array = numbers(value)
     chosen = [np.flatnonzero(masks[axis]) if axis in masks else np.arange(n) for axis, n in enumerate(array.shape)]
-    for axis in sorted(masks, key=lambda axis: len(chosen[axis]) / array.shape[axis]):
-        array = array.take(chosen[axis], axis=axis)
+    array = array[np.ix_(*chosen[: max(masks) + 1])]
     replaced(value, array)
 
 
