@@ -8,7 +8,7 @@ import torch
 
 from workers.pruning.compensation.calibration import fitting_inputs
 from workers.pruning.compensation.walk import Walk
-from workers.pruning.errors import InvalidDataset, InvalidGraph
+from workers.pruning.errors import InvalidDataset, InvalidGraph, NonFiniteScore
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.weights import clone, replace_weights
 from workers.pruning.types import AnyArray, FloatArray, Phase, Run
@@ -23,6 +23,7 @@ def reestimate(graph: ir.Model, batches: Sequence[Sequence[AnyArray]], run: Run)
 
     Raises:
         InvalidDataset: there is no calibration sample.
+        NonFiniteScore: activations overflow.
     """
     nodes = [node for node in graph.graph if node.op_type == "BatchNormalization"]
     if not nodes:
@@ -44,7 +45,7 @@ def refresh(walk: Walk, node: ir.Node) -> list[str]:
     names = [value.name for value in (mean, variance) if value is not None and value.name is not None]
     if source is None or source.name is None or any(name not in walk.module.initializers for name in names):
         return []
-    for name, moment in zip(names, moments(walk[source.name], 1), strict=True):
+    for name, moment in zip(names, moments(walk[source.name], node), strict=True):
         stored = walk.module.initializers[name]
         with torch.no_grad():
             stored.copy_(moment.to(stored))
@@ -77,19 +78,29 @@ def channel_statistics(
     return {name: sums[name].result() for name in names}
 
 
-def moments(parts: Sequence[torch.Tensor], axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and population variance per channel over batches, samples and positions, in float64."""
-    sums = _Sums(axis)
+def moments(parts: Sequence[torch.Tensor], node: ir.Node) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and population variance per channel over batches, samples and positions, in float64.
+
+    Raises:
+        NonFiniteScore: they are NaN or infinite; the message names `node`, which reads the values.
+    """
+    sums = _Sums()
     for part in parts:
         sums.add(part)
-    return sums.moments()
+    mean, variance = sums.moments()
+    if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+        raise NonFiniteScore(
+            "activations overflow on the calibration data",
+            where=node.name or "",
+            advice="Check the calibration data and its scaling for very large values.",
+        )
+    return mean, variance
 
 
 class _Sums:
     """Running sums around a first guess of the mean, so that the variance does not cancel."""
 
-    def __init__(self, axis: int = 1) -> None:
-        self._axis = axis
+    def __init__(self) -> None:
         self._count = 0
         self._guess: torch.Tensor | None = None
         self._first = torch.zeros(())
@@ -99,7 +110,7 @@ class _Sums:
         self.add(outputs[0])
 
     def add(self, value: torch.Tensor) -> None:
-        rows = value.detach().float().movedim(self._axis, 0).flatten(1)
+        rows = value.detach().float().movedim(1, 0).flatten(1)
         if self._guess is None:
             self._guess = rows.mean(1, keepdim=True)
         rows = rows - self._guess

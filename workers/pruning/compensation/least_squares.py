@@ -57,6 +57,7 @@ def compensate(
 
     Raises:
         InvalidDataset: there is no calibration sample.
+        NonFiniteScore: activations overflow in front of a BatchNormalization.
     """
     changed = changed_values(original, grouping, keep)
     layers = find_layers(original, cut, grouping, keep, changed)
@@ -164,7 +165,7 @@ def _normalise(student: Walk, node: ir.Node, behind: _Behind) -> set[str]:
     """Make a BatchNormalization give input / factor + bias, normalising with the statistics of its input."""
     names = _parameters(node)
     source = node.inputs[0]
-    mean, variance = moments(student[source.name or ""] if source is not None else [], 1)
+    mean, variance = moments(student[source.name or ""] if source is not None else [], node)
     deviation = (variance + _epsilon(node)).sqrt()
     parameters = (deviation / behind.factor, behind.bias + mean / behind.factor, mean, variance)
     for name, parameter in zip(names, parameters, strict=True):
