@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ from workers.pruning.graph.runtime import runtime_version
 from workers.pruning.types import Json
 
 CPU_FLAGS: Final = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve")
+
+LOOK_SECONDS: Final = 0.1
 
 
 def host() -> dict[str, Json]:
@@ -40,6 +43,23 @@ def num_usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def idlest_cpus(count: int) -> list[int] | None:
+    """Return the processors, of those this process may run on, that idled most over a tenth of a second.
+
+    Two measurements on one machine would otherwise share one processor while another stands idle. None where the system
+    does not pin processes or does not tell.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    usable = os.sched_getaffinity(0)
+    before = _idle_ticks()
+    time.sleep(LOOK_SECONDS)
+    after = _idle_ticks()
+    idled = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in usable}
+    # Among equals the last ones: the first serve most interrupts.
+    return sorted(sorted(usable, key=lambda cpu: (idled[cpu], cpu))[-count:])
+
+
 def load_average() -> float | None:
     """Return how many threads of all programs wanted a processor over the last minute."""
     try:
@@ -52,6 +72,16 @@ def _cpu_info() -> dict[str, str]:
     text = _text("/proc/cpuinfo") or ""
     first = text.split("\n\n", 1)[0].splitlines()
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)}
+
+
+def _idle_ticks() -> dict[int, int]:
+    """Return how long each processor has idled since the machine started, in ticks of the kernel."""
+    ticks = {}
+    for line in (_text("/proc/stat") or "").splitlines():
+        fields = line.split()
+        if fields and fields[0].startswith("cpu") and fields[0][3:].isdecimal():
+            ticks[int(fields[0][3:])] = int(fields[4]) + int(fields[5])
+    return ticks
 
 
 def _memory_bytes() -> int | None:

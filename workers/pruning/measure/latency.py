@@ -10,7 +10,7 @@ from typing import Final
 
 from workers.pruning.errors import UnstableTiming
 from workers.pruning.graph.runtime import PROVIDER, Session, fixed_batch, random_inputs, runtime_version
-from workers.pruning.measure.host import host, load_average
+from workers.pruning.measure.host import host, idlest_cpus, load_average
 from workers.pruning.measure.stats import quantile
 from workers.pruning.types import AnyArray, Json, Measurement
 
@@ -30,7 +30,7 @@ class _Subject:
     feeds: Mapping[str, AnyArray]
     load_ms: float
     samples_ms: list[float] = field(default_factory=list)
-    on_cpu_ms: float = 0.0
+    on_cpu_ms: list[float] = field(default_factory=list)
 
 
 def measure(
@@ -50,7 +50,10 @@ def measure(
     (8 to 250 rounds). All networks have the same number of samples, in the same rounds: `stats.compare` relies on it.
 
     Networks with a fixed batch axis run at their own batch, and the measurement says which. `shapes` gives full shapes
-    for inputs whose other axes are free. Units: milliseconds of wall time per run of the whole batch.
+    for inputs whose other axes are free.
+
+    Units: milliseconds of wall time per run of the whole batch. With one thread the host's `on_cpu_p50_ms` is the
+    median of processor time per run: what the run takes where no other program interrupts it.
 
     Raises:
         InvalidGraph: a network does not load or run.
@@ -75,11 +78,11 @@ def measure(
 def quiet(threads: int) -> Iterator[list[int] | None]:
     """Pin this process to as many processors as there are threads and stop the garbage collector meanwhile.
 
-    Yields the processors, the last ones allowed since the first serve most interrupts, or None where the system cannot
-    pin. Threads of sessions that are made inside inherit it.
+    Yields the processors, the idlest at the time, or None where the system cannot pin. Threads of sessions that are
+    made inside inherit it.
     """
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    chosen = sorted(before)[-threads:] if before else None
+    chosen = idlest_cpus(threads)
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -128,14 +131,17 @@ def _visit(subject: _Subject) -> None:
         start = time.perf_counter()
         subject.session.run_feeds(subject.feeds)
         subject.samples_ms.append((time.perf_counter() - start) * 1e3)
-        subject.on_cpu_ms += (time.thread_time() - on_cpu) * 1e3
+        subject.on_cpu_ms.append((time.thread_time() - on_cpu) * 1e3)
 
 
 def _summary(subject: _Subject, *, threads: int, machine: Mapping[str, Json]) -> Measurement:
     samples = subject.samples_ms
     total = sum(samples)
     # With one thread the caller does all the work, so time off the processor is time that other programs took.
-    on_cpu_share = round(min(1.0, subject.on_cpu_ms / total), 4) if threads == 1 else None
+    alone: dict[str, Json] = {"on_cpu_share": None, "on_cpu_p50_ms": None}
+    if threads == 1:
+        alone["on_cpu_share"] = round(min(1.0, sum(subject.on_cpu_ms) / total), 4)
+        alone["on_cpu_p50_ms"] = quantile(subject.on_cpu_ms, 0.5)
     first = subject.session.inputs[0].name if subject.session.inputs else ""
     return Measurement(
         samples_ms=tuple(samples),
@@ -150,5 +156,5 @@ def _summary(subject: _Subject, *, threads: int, machine: Mapping[str, Json]) ->
         runtime="onnxruntime",
         runtime_version=runtime_version(),
         provider=PROVIDER,
-        host={**machine, "on_cpu_share": on_cpu_share},
+        host={**machine, **alone},
     )

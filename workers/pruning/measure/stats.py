@@ -30,6 +30,7 @@ class Comparison:
 
     ratio: Interval
     is_real: bool  # the interval does not contain 1
+    on_cpu_ratio: float | None  # of median processor times: what the ratio is where no other program interrupts
     warnings: tuple[str, ...]  # why these timings are unstable; empty if they are not
 
 
@@ -99,9 +100,13 @@ def compare(before: Measurement, after: Measurement) -> Comparison:
         raise ValueError("networks are compared over the same rounds")
     ratios = round_medians(after) / round_medians(before)
     ratio = median(ratios.tolist())
+    times = [one.host.get("on_cpu_p50_ms") for one in (before, after)]
+    on_cpu = times[1] / times[0] if isinstance(times[0], float) and isinstance(times[1], float) else None
     warnings = [f"before: {reason}" for reason in unstable(before)]
     warnings += [f"after: {reason}" for reason in unstable(after)]
-    return Comparison(ratio=ratio, is_real=not ratio.low <= 1 <= ratio.high, warnings=tuple(warnings))
+    return Comparison(
+        ratio=ratio, is_real=not ratio.low <= 1 <= ratio.high, on_cpu_ratio=on_cpu, warnings=tuple(warnings)
+    )
 
 
 def unstable(measurement: Measurement) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests import networks
 from workers.pruning.errors import InvalidGraph, UnknownShape, UnstableTiming
-from workers.pruning.measure.host import host
+from workers.pruning.measure.host import host, idlest_cpus
 from workers.pruning.measure.latency import RUNS_PER_ROUND, measure
 from workers.pruning.measure.stats import compare, quantile
 
@@ -106,3 +106,13 @@ def test_the_host_is_described():
     assert described["cpu"]
     assert described["num_usable_cpus"] >= 1
     assert described["memory_bytes"] is None or described["memory_bytes"] > 1 << 20
+
+
+def test_the_idlest_processors_are_found():
+    """As many processors as asked for, of those that this process may use."""
+    usable = os.sched_getaffinity(0)
+
+    assert set(idlest_cpus(1)) <= usable
+    assert len(idlest_cpus(1)) == 1
+    assert set(idlest_cpus(len(usable))) == usable
+    assert os.sched_getaffinity(0) == usable

@@ -9,7 +9,7 @@ from workers.pruning.measure.stats import compare, instability, lower_rank, medi
 from workers.pruning.types import Measurement
 
 
-def measurement(samples, *, per_round=1, on_cpu=1.0):
+def measurement(samples, *, per_round=1, on_cpu=1.0, on_cpu_ms=None):
     """Give a measurement with these samples."""
     return Measurement(
         samples_ms=tuple(samples),
@@ -24,7 +24,7 @@ def measurement(samples, *, per_round=1, on_cpu=1.0):
         runtime="",
         runtime_version="",
         provider="",
-        host={"runs_per_round": per_round, "on_cpu_share": on_cpu},
+        host={"runs_per_round": per_round, "on_cpu_share": on_cpu, "on_cpu_p50_ms": on_cpu_ms},
     )
 
 
@@ -129,6 +129,14 @@ def test_other_programs_on_the_processor_are_stated():
     assert compare(busy, measurement([10.0] * 20)).warnings == (
         "before: other programs took the processor for 30% of the time",
     )
+
+
+def test_processor_time_gives_a_ratio_beside_the_measured_one():
+    """Median processor times of 8 and 6 ms give 0.75, whatever the wall says; without them there is none."""
+    before, after = measurement([10.0] * 20, on_cpu_ms=8.0), measurement([9.0] * 20, on_cpu_ms=6.0)
+
+    assert compare(before, after).on_cpu_ratio == 0.75
+    assert compare(before, measurement([9.0] * 20)).on_cpu_ratio is None
 
 
 def test_networks_of_other_rounds_are_not_compared():
