@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     child_file_bytes: int = Field(16 * GIB, gt=0, description="Largest file one attempt may write, in bytes.")
     child_threads: int = Field(0, ge=0, description="Threads one attempt may compute with; 0 means every core.")
     workers: int = Field(1, ge=0, description="Workers that `espalier serve` starts; each runs one job at a time.")
+    sandbox_required: str = Field(
+        "", description="Sandbox layers without which no attempt starts, joined by commas, such as network,filesystem."
+    )
     queues: str = Field("cpu", description="Queues a worker serves, joined by commas.")
 
     outbox_seconds: timedelta = Field(

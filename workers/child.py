@@ -7,6 +7,8 @@ follows the thread that started the child, not the process.
 
 import contextlib
 import os
+import re
+import resource
 import selectors
 import signal
 import subprocess
@@ -57,6 +59,7 @@ class Child:
     log: IO[bytes]
     log_file: IO[bytes]
     selector: selectors.BaseSelector
+    inherited_rss_bytes: int = 0
     death: Death | None = None
     peak_rss_bytes: int = 0
     _unfinished: bytearray = field(default_factory=bytearray)
@@ -113,7 +116,7 @@ class Child:
         for process in self._family():
             with contextlib.suppress(psutil.Error):
                 resident += process.memory_info().rss
-        self.peak_rss_bytes = max(self.peak_rss_bytes, resident)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, resident, _own_peak(self.process.pid))
         return resident
 
     def kill(self, grace: float) -> Death:
@@ -149,12 +152,14 @@ class Child:
             stream.close()
 
     def _record(self, status: int, max_rss: int) -> None:
+        # What the kernel states counts the supervisor's own peak as well, from the moment between fork and exec.
+        peak = max_rss if max_rss > self.inherited_rss_bytes or not self.peak_rss_bytes else self.peak_rss_bytes
         code = os.waitstatus_to_exitcode(status)
         self.process.returncode = code
         self.death = Death(
             exit_status=code if code >= 0 else None,
             signal_name=signal.Signals(-code).name if code < 0 else None,
-            peak_rss_bytes=max(max_rss, self.peak_rss_bytes),
+            peak_rss_bytes=max(peak, self.peak_rss_bytes),
         )
 
     def _family(self) -> list[psutil.Process]:
@@ -198,6 +203,16 @@ class Child:
         self._logged += len(chunk)
 
 
+def _own_peak(pid: int) -> int:
+    """Give the most bytes that a process had resident since its exec; 0 where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
 def start(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
     """Start `command` with the folder of its job as last argument; what it prints goes to `attempt.log` there."""
     read_end, write_end = os.pipe()
@@ -224,4 +239,11 @@ def start(command: Sequence[str], folder: Path, environment: Mapping[str, str]) 
     selector.register(lines, selectors.EVENT_READ)
     selector.register(process.stdout, selectors.EVENT_READ)
     log_file = (folder / "attempt.log").open("ab")
-    return Child(process=process, lines=lines, log=process.stdout, log_file=log_file, selector=selector)
+    return Child(
+        process=process,
+        lines=lines,
+        log=process.stdout,
+        log_file=log_file,
+        selector=selector,
+        inherited_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )

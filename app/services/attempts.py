@@ -149,6 +149,16 @@ class Attempts:
             row = _held(session, job_id, epoch)
             queries.log(session, row, self.clock(session), "sandbox", layers, sandbox=dict(layers))
 
+    def warn(self, job_id: str, epoch: int, warning: Mapping[str, object]) -> None:
+        """Log something that went wrong without ending the attempt, such as a checkpoint that cannot be read.
+
+        Raises:
+            LeaseLost: the attempt no longer holds the job.
+        """
+        with self.database.unit_of_work() as session:
+            row = _held(session, job_id, epoch)
+            queries.log(session, row, self.clock(session), "warning", warning)
+
     def record_checkpoint(self, job_id: str, epoch: int, step: str, files: Mapping[str, tuple[Digest, int]]) -> None:
         """Keep the state of a step (file name -> digest and size, already stored), replacing an older one.
 

@@ -72,36 +72,95 @@ def counted(path):
         file.write(b"x")
 
 
+def crowd(number):
+    """Start processes that each fill 60 MiB and stay."""
+    for _ in range(number):
+        subprocess.Popen([sys.executable, "-c", "b = bytearray(b'x' * 60 * 2**20); import time; time.sleep(300)"])
+
+
+def garble(text):
+    """Write what is no line of the protocol where the lines go."""
+    os.write(int(os.environ["ESPALIER_PIPE"]), text.encode())
+
+
+def overwrite(name):
+    """Write over an input."""
+    Path(name).write_bytes(b"changed")
+
+
+class Engine:
+    """One run of a script."""
+
+    def __init__(self, out, run):
+        self.out, self.run, self.left, self.recalled, self.files = out, run, [], False, ["pruned.onnx"]
+
+    def phase(self, name):
+        """Report a phase."""
+        self.run.report(Phase(name), 0.0, f"now {name}", seen=1.0)
+
+    def sleep(self, seconds):
+        """Work for a while, reporting."""
+        steps = max(1, int(seconds / 0.05))
+        for step in range(steps):
+            time.sleep(seconds / steps)
+            self.run.report(Phase.FINETUNE, step / steps)
+
+    def wait(self, seconds):
+        """Work for a while in silence."""
+        time.sleep(seconds)
+
+    def step(self, name):
+        """Do an expensive step, or recall it."""
+        memo = self.run.journal.recall(name)
+        self.recalled = self.recalled or memo is not None
+        if memo is None:
+            noise = np.random.default_rng([self.run.seed, len(self.left)]).normal(size=8)
+            memo = Memo(arrays={"noise": noise}, state={"n": 1})
+            self.run.journal.record(name, memo)
+        self.left.append(memo.arrays["noise"].tobytes())
+
+    def once_per_job(self, name):
+        """Die by a signal unless an earlier attempt did: that one's checkpoint is here. First let it be kept."""
+        if len(list(self.run.journal.folder.iterdir())) == 1 and not self.run.journal.recall("died"):
+            self.run.journal.record("died", Memo())
+            time.sleep(0.6)
+            crash_by(name)
+
+    def unless_recalled(self, seconds):
+        """Work for a while, unless this attempt goes on from an earlier one's checkpoint."""
+        if not self.recalled:
+            time.sleep(seconds)
+
+    def artifact(self, num_bytes):
+        """Leave an artifact of some size."""
+        self.left.append(bytes(num_bytes))
+
+    def trick(self, kind):
+        """Leave something else where an artifact should be."""
+        place = self.out / "trick"
+        if kind == "link":
+            place.symlink_to("/etc/hostname")
+        elif kind == "pipe":
+            os.mkfifo(place)
+        elif kind == "folder":
+            place.mkdir()
+        self.files = ["../network.onnx" if kind == "outside" else "trick"]
+
+
+VERBS = {
+    "eat": eat, "crash": crash_by, "ignore": ignore_requests, "refuse": refuse, "fail": fail, "spawn": spawn,
+    "counted": counted, "crowd": crowd, "garble": garble, "overwrite": overwrite, "say": sys.stderr.write,
+}  # fmt: skip
+
+
 def prune(spec, *, network, dataset, out, run):
     """Do what the script says; the artifact holds the network's bytes and what every step left."""
-    left = []
+    content, engine = network.read_bytes(), Engine(out, run)
     for verb, argument in spec:
-        if verb == "phase":
-            run.report(Phase(argument), 0.0, f"now {argument}", seen=1.0)
-        elif verb == "sleep":
-            steps = max(1, int(argument / 0.05))
-            for step in range(steps):
-                time.sleep(argument / steps)
-                run.report(Phase.FINETUNE, step / steps)
-        elif verb == "step":
-            memo = run.journal.recall(argument)
-            if memo is None:
-                memo = Memo(
-                    arrays={"noise": np.random.default_rng([run.seed, len(left)]).normal(size=8)}, state={"n": 1}
-                )
-                run.journal.record(argument, memo)
-            left.append(memo.arrays["noise"].tobytes())
-        elif verb == "once":  # crash in the first attempt that comes by, after a moment for the checkpoint to be kept
-            marker, action = argument
-            if not Path(marker).exists():
-                counted(marker)
-                time.sleep(0.6)
-                crash_by(action)
-        else:
-            {"eat": eat, "crash": crash_by, "ignore": ignore_requests, "refuse": refuse, "fail": fail, "spawn": spawn,
-             "counted": counted, "say": sys.stderr.write}[verb](argument)  # fmt: skip
-    (out / "pruned.onnx").write_bytes(network.read_bytes() + b"".join(left))
-    return {"before": {"macs": 2}, "after": {"macs": 1}, "artifacts": [{"file": "pruned.onnx", "kind": "onnx"}]}
+        (getattr(engine, verb, None) or VERBS[verb])(argument)
+    (out / "pruned.onnx").write_bytes(content + b"".join(engine.left))
+    artifacts = [{"file": name, "kind": "onnx", "target": "flops=50%"} for name in engine.files]
+    return {"before": {"macs": 2}, "after": {"macs": 1}, "artifacts": artifacts}
 
 
 stand_in = types.ModuleType("workers.pipeline")
