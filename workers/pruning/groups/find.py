@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from workers.pruning.groups.classes import Line, on_open_axis, owner, settle
 from workers.pruning.groups.labels import FIXED
 from workers.pruning.groups.propagate import propagate
 from workers.pruning.groups.propagation import Propagation, Tag
-from workers.pruning.types import FROZEN, BoolArray, Frozen, Group, Grouping, InitializerAxis, IntArray, Role
+from workers.pruning.types import FROZEN, Group, Grouping, InitializerAxis, IntArray, Role
 
 _Keys = npt.NDArray[np.uint64]
 
@@ -39,10 +40,10 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
     _exclude(state, exclude)
     roots = settle(state)
     lines = _Lines.of(state, roots)
-    allowed = _removable(lines, roots, include)
-    classes = np.where(allowed[roots], roots, FIXED)
-    signatures = _signatures(lines, classes, len(roots))
-    unit_of, starts = _numbered(classes, signatures)
+    reasons = _reasons(lines, roots, include)
+    classes = np.where(reasons[roots] == 0, roots, FIXED)
+    unit_of, starts = _numbered(classes, _signatures(lines, classes, len(roots)))
+    _name_rest(state, unit_of[classes], reasons[roots])
     return _grouping(state, lines, unit_of[classes], starts)
 
 
@@ -97,22 +98,43 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _removable(lines: _Lines, roots: IntArray, include: Sequence[str]) -> BoolArray:
-    """Whether each class may be removed: made by a weight, read by a weight, and nowhere on an axis of open length."""
-    made, read, barred = (np.zeros(len(roots), np.bool_) for _ in range(3))
+def _reasons(lines: _Lines, roots: IntArray, include: Sequence[str]) -> IntArray:
+    """Why each class may not be removed, as an index into `_WHY`; 0 where it may."""
+    made, read, reason = (np.zeros(len(roots), np.int64) for _ in range(3))
     for tag, classes in lines.tags:
         if tag.role is Role.PRODUCE:
-            made[classes] = True
+            made[classes] = 1
             if include and not _matches(tag.node, include):
-                barred[classes] = True
+                reason[classes] = _WHY.index("it is not included by the request")
         elif tag.role is Role.CONSUME:
-            read[classes] = True
+            read[classes] = 1
     for value, line in lines.values:
         if on_open_axis(value, line):
-            barred[line.labels] = True
-    allowed = made & read & ~barred
-    allowed[FIXED] = False
-    return allowed
+            reason[line.labels] = _WHY.index("its channels lie on an axis without a fixed length")
+    reason[read == 0] = _WHY.index("no weight reads its channels")
+    reason[made == 0] = _WHY.index("its channels are made by no weight")
+    reason[FIXED] = _WHY.index("its channels are tied to channels that stay")
+    return reason
+
+
+_WHY: Final = (
+    "",
+    "its channels are tied to channels that stay",
+    "its channels are made by no weight",
+    "no weight reads its channels",
+    "its channels lie on an axis without a fixed length",
+    "it is not included by the request",
+)
+
+
+def _name_rest(state: Propagation, unit_of_label: IntArray, reason_of_label: IntArray) -> None:
+    """Name every node none of whose channels may be removed, unless a rule has named it already."""
+    nodes = {node.name: node for node in state.graph.graph}
+    for tag in state.tags:
+        labels = tag.labels.compact
+        if tag.role is Role.PRODUCE and (unit_of_label[labels] == FROZEN).all():
+            why = _WHY[int(reason_of_label[labels].max())]
+            state.name(nodes[tag.node], why or "all of its channels are tied to each other")
 
 
 def _signatures(lines: _Lines, classes: IntArray, count: int) -> _Keys:
@@ -174,7 +196,7 @@ def _grouping(state: Propagation, lines: _Lines, unit_of: IntArray, starts: Sequ
         groups=_groups(starts, touched),
         initializer_axes=tuple(axes.values()),
         value_axes=values,
-        frozen=_named(state),
+        frozen=tuple(state.frozen.values()),
     )
 
 
@@ -194,7 +216,3 @@ def _nodes_by_group(starts: Sequence[int], touched: Mapping[str, IntArray]) -> l
         for index in np.unique(np.searchsorted(starts, present, side="right") - 1).tolist():
             found[index].setdefault(key.split("\n", 1)[0])
     return [tuple(names) for names in found]
-
-
-def _named(state: Propagation) -> tuple[Frozen, ...]:
-    return tuple(state.frozen.values())

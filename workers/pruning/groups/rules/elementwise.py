@@ -11,8 +11,9 @@ from workers.pruning.groups.rules.arguments import is_weight, weight
 def unary(state: Propagation, node: ir.Node) -> None:
     """Channels stay where they are; further inputs are settings (bounds of Clip, ratio of Dropout)."""
     labels = state.input(node)
-    for index in range(len(node.outputs)):
-        state.put(node, labels, index)
+    for index, output in enumerate(node.outputs):
+        if index == 0 or output.uses() or output.is_graph_output():
+            state.put(node, labels, index)
 
 
 def nary(state: Propagation, node: ir.Node) -> None:
