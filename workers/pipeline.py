@@ -25,6 +25,7 @@ from workers.pruning.graph import cost, head, load
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.measure.latency import measure
+from workers.pruning.measure.stats import compare
 from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
@@ -171,9 +172,11 @@ def _latency(
     shapes = {spec.name: array.shape for spec, array in zip(specs, sample, strict=True)}
     report = task.run.report
     try:
-        return measure(networks, shapes=shapes, progress=lambda part: report(Phase.MEASURE, part)), ()
+        timed = measure(networks, shapes=shapes, progress=lambda part: report(Phase.MEASURE, part))
     except UnstableTiming as error:
         return {}, (f"Latency is not stated: {error.message}",)
+    doubts = compare(timed["before"], timed["after"]).warnings
+    return timed, tuple(f"Latency is not stable, {doubt}." for doubt in doubts)
 
 
 def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
