@@ -6,9 +6,10 @@ import io
 from collections.abc import Callable
 
 import torch
-from benchmarks.networks import DenseNet, Exporter, MobileNetV2, UNet, Vgg16, conv_bn, export, seeded
 from torch import Tensor, nn
 from torch.nn import functional
+
+from benchmarks.networks import DenseNet, Exporter, MobileNetV2, UNet, Vgg16, conv_bn, export, seeded
 
 
 class ZeroPadded(nn.Module):

@@ -153,6 +153,10 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]
         start = (i, j)
         if i < len(old) and j < len(new) and old[i] == new[j]:
             i, j = i + 1, j + 1
+        elif i < len(old) and old[i] == 1:
+            i += 1
+        elif j < len(new) and new[j] == 1:
+            j += 1
         else:
             i, j = _matched(old, new, start)
         blocks.append((range(start[0], i), range(start[1], j)))
