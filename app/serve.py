@@ -23,7 +23,6 @@ import click
 import structlog
 from pydantic import SecretStr
 
-from app.broker import QUEUE_PREFIX
 from app.db.migrate import migrate
 from app.errors import ServiceError
 from app.logs import configure_logging
@@ -34,7 +33,20 @@ from app.valkey import Valkey, ValkeyMissing, prepare
 _TICK: Final = 0.1  # seconds between two looks at the parts
 _READY_SECONDS: Final = 120.0
 _PATIENCE: Final = 15.0  # seconds for workers to give their jobs back
-_CELERY: Final = ("celery", "--quiet", "-A", "workers.celery_app", "worker", "--pool", "prefork", "--concurrency", "1")
+_CELERY: Final = (
+    "celery",
+    "--quiet",
+    "-A",
+    "workers.celery_app",
+    "worker",
+    "--pool",
+    "prefork",
+    "--concurrency",
+    "1",
+    "--without-mingle",
+    "--without-gossip",
+    "--without-heartbeat",
+)
 
 log = structlog.get_logger(__name__)
 
@@ -130,8 +142,7 @@ def _name(settings: Settings, number: int) -> tuple[str, ...]:
     """A node name of its own for each worker, and the queues that it listens to."""
     if not settings.redis_url:
         return ()
-    queues = ",".join(QUEUE_PREFIX + name for name in settings.queue_names)
-    return ("--hostname", f"worker-{number}@%h", "--queues", queues)
+    return ("--hostname", f"worker-{number}@%h")
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """A network in the words of the API: what it costs, what may be cut, and how small it can become."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Final
 
 import onnx_ir as ir
@@ -12,7 +11,7 @@ from workers.pruning.graph import cost, head, load
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
-from workers.pruning.types import Cost, CostModel, Grouping, Json, Metric, TensorSpec
+from workers.pruning.types import Cost, CostModel, Grouping, Json, Metric, TensorSpec, Term
 
 DEFAULT_MIN_KEEP: Final = 0.1
 
@@ -66,19 +65,22 @@ def smallest_ratios(model: CostModel, before: Cost) -> dict[str, Json]:
 
 
 def cost_model_json(model: CostModel, grouping: Grouping) -> dict[str, Json]:
-    """Give the cost model as plain JSON, with the ids of the groups in the order of its widths."""
-    return {"group_ids": [group.id for group in grouping.groups], **_plain(asdict(model))}
+    """Give the cost model as plain JSON, with the ids of the groups in the order of its widths.
+
+    A term is `[coefficient, [[fixed, [[group, positions per channel], ...]], ...]]`, as app.domain.plan reads it.
+    """
+    return {
+        "group_ids": [group.id for group in grouping.groups],
+        "widths": list(model.widths),
+        "macs": _terms(model.macs),
+        "params": _terms(model.params),
+        "size_bytes": _terms(model.size_bytes),
+        "peak": [_terms(step) for step in model.peak],
+    }
 
 
-def _plain(value: Mapping[str, object]) -> dict[str, Json]:
-    return {key: _plain_value(entry) for key, entry in value.items()}
-
-
-def _plain_value(value: object) -> Json:
-    if isinstance(value, Mapping):
-        return _plain(value)
-    if isinstance(value, list | tuple):
-        return [_plain_value(entry) for entry in value]
-    if isinstance(value, int | float | str):
-        return value
-    raise TypeError(f"a cost model holds numbers only, found {type(value).__name__}")
+def _terms(terms: Sequence[Term]) -> list[Json]:
+    return [
+        [term.coefficient, [[length.fixed, [list(part) for part in length.parts]] for length in term.lengths]]
+        for term in terms
+    ]

@@ -53,6 +53,9 @@ class Consumer:
                 count += 1
         except DatabaseUnavailable as error:
             log.warning("worker.database_away", error=str(error))
+        except Exception:
+            # The boundary of the worker's loop: our own mistake in one job must not end the worker for all others.
+            log.exception("worker.stumbled")
         return count
 
     def _pause(self, seconds: float) -> None:
