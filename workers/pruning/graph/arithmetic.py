@@ -101,7 +101,7 @@ def _slice(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
 def slice_positions(start: int, end: int, step: int, length: int) -> range:
     """The positions that a Slice takes of an axis.
 
-    Source: ONNX Slice. Unlike in Python, a backward slice begins before the axis begins at the first entry.
+    Source: ONNX Slice. Unlike in Python, a backward slice from before the axis begins at its first entry.
     """
     if step < 0 and end in _TO_THE_END:
         end = -1 - length

@@ -12,6 +12,7 @@ OLDEST_OPSET: Final = 7
 NEWEST_OPSET: Final = int(onnx.defs.onnx_opset_version())
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _MAX_RANK_OF_NUMPY: Final = 64
+_TYPES: Final = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +168,8 @@ def _check_counts(proto: onnx.ModelProto, caps: Caps) -> None:
     for graph, depth in graphs(proto):
         num_nodes += len(graph.node)
         num_initializers += len(graph.initializer) + len(graph.sparse_initializer)
-        _check_count("subgraph depth", depth, caps.depth)
+        if depth > caps.depth:
+            raise GraphTooLarge("Subgraphs are nested too deeply", actual=depth, allowed=caps.depth)
     _check_count("nodes", num_nodes + _inlined_nodes(proto, caps), caps.nodes)
     _check_count("initializers", num_initializers, caps.initializers)
 
@@ -225,6 +227,8 @@ def _check_tensor(tensor: onnx.TensorProto, caps: Caps) -> None:
             allowed="weights inside the ONNX file",
             advice="Save with onnx.save_model(..., save_as_external_data=False) and upload the one file.",
         )
+    if tensor.data_type not in _TYPES:
+        raise InvalidGraph("A tensor has no valid type", where=f"tensor {name!r}", actual=tensor.data_type)
     _check_rank(name, len(tensor.dims), caps)
     if any(length < 0 for length in tensor.dims):
         raise InvalidGraph("A tensor has a negative length", where=f"tensor {name!r}", actual=list(tensor.dims))

@@ -15,6 +15,7 @@ from workers.pruning.graph.caps import DEFAULT_CAPS, Caps, check_elements, check
 from workers.pruning.graph.finite import check_finite
 from workers.pruning.graph.recognise import refuse_other_formats
 from workers.pruning.graph.simplify import simplify
+from workers.pruning.graph.text import check_text
 from workers.pruning.graph.wire import Span, skeleton
 from workers.pruning.types import TensorSpec
 
@@ -69,6 +70,7 @@ def _load(view: memoryview, caps: Caps) -> ir.Model:
     refuse_other_formats(head, len(view), bytes(view) if head.startswith(b"PK") else b"")
     bare, spans = skeleton(view)
     proto = _parse(bare)
+    check_text(proto)
     _forget_negative_axes(proto)
     check_static(proto, caps)
     _check_spans(proto, spans)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from workers.pruning.graph.caps import Caps, check_weight_total
 from workers.pruning.graph.constants import fold_constants
@@ -20,14 +21,15 @@ _OPTIONAL_BIAS = {"Conv": 2, "ConvTranspose": 2}
 def simplify(graph: ir.Model, caps: Caps) -> None:
     """Bring a checked graph into the form that every stage expects.
 
-    Ensures: one standard domain; no initializer among the inputs; unique node names; no Constant and (but at an output)
-    no Identity node; what can be known is an initializer; no concatenation with zeros and no all-zero convolution bias;
-    no dead node or unused initializer; every (node, input) has its own initializer; shapes inferred.
+    Ensures: no functions; one standard domain; no initializer among the inputs; unique node names; no Constant and (but
+    at an output) no Identity node; what can be known is an initializer; no concatenation with zeros and no all-zero
+    convolution bias; no dead node or unused initializer; every (node, input) has its own initializer; shapes inferred.
 
     Raises:
         GraphTooLarge: folding or un-sharing would exceed the caps.
         InvalidGraph: shapes contradict each other.
     """
+    inline_functions(graph)
     unify_domain(graph)
     free_initializers(graph)
     name_nodes(graph)
@@ -43,6 +45,12 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
     remove_dead(graph)
     unshare_initializers(graph, caps)
     infer_shapes(graph)
+
+
+def inline_functions(graph: ir.Model) -> None:
+    """Replace calls of functions that the file defines by their nodes; their number was capped beforehand."""
+    if graph.functions:
+        InlinePass()(graph)
 
 
 def unify_domain(graph: ir.Model) -> None:
