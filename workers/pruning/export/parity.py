@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from workers.pruning.errors import ParityFailed
+from workers.pruning.errors import InvalidGraph, ParityFailed
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.runtime import Session, fixed_batch
 from workers.pruning.types import AnyArray, Phase, Run
@@ -38,8 +38,7 @@ def parity(content: bytes, graph: ir.Model, inputs: Sequence[AnyArray], run: Run
     """
     module = GraphModule(graph, trainable=False).eval()
     sessions = {optimised: Session(content, optimised=optimised) for optimised in (False, True)}
-    fixed = fixed_batch(sessions[False].inputs) or fixed_batch(sessions[False].outputs)
-    sizes = (fixed,) if fixed else BATCHES
+    sizes = working_batches(sessions[False], inputs)
     worst = 0.0
     for step, size in enumerate(sizes):
         batch = [first(array, size) for array in inputs]
@@ -50,6 +49,22 @@ def parity(content: bytes, graph: ir.Model, inputs: Sequence[AnyArray], run: Run
             worst = max(worst, compare(pair, wanted[number], f"output {spec.name!r}, batch {size}"))
         run.report(Phase.VERIFY, 0.3 * (step + 1) / len(sizes), "torch beside ONNX Runtime")
     return worst
+
+
+def working_batches(session: Session, inputs: Sequence[AnyArray]) -> tuple[int, ...]:
+    """Return the batches to compare at: 1 and 3, or the one that the network is fixed to.
+
+    Some exports call the batch free and hold 1 in a constant all the same; that surgery did not do this is checked
+    there, beside the original.
+    """
+    fixed = fixed_batch(session.inputs) or fixed_batch(session.outputs)
+    if fixed:
+        return (fixed,)
+    try:
+        session.run([first(array, max(BATCHES)) for array in inputs])
+    except InvalidGraph:
+        return (1,)
+    return BATCHES
 
 
 def first(array: AnyArray, size: int) -> AnyArray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from workers.pruning.errors import InvalidDataset, InvalidGraph
@@ -21,6 +22,7 @@ from workers.pruning.types import AnyArray, FloatArray, Json
 
 BATCH_BYTES: Final = 16 << 20  # of inputs
 LARGEST_BATCH: Final = 128
+ROWS_AT_ONCE: Final = 4096  # of answers, in double precision
 Z_95: Final = 1.959963984540054  # normal quantile of 0.975
 SMALLEST_PROBABILITY: Final = 1e-30
 
@@ -51,7 +53,7 @@ class Evaluation:
 class Answers:
     """What a classifier says to each sample; kept so that an original is run once, not once for every stage."""
 
-    log_probabilities: FloatArray  # (number of samples, classes)
+    log_probabilities: npt.NDArray[np.float32]  # (number of samples, classes)
 
 
 def evaluate(
@@ -102,7 +104,7 @@ def answer(
     if not head.is_classification:
         raise InvalidGraph("The network is no classifier", allowed="one output of shape (batch, classes)")
     session = Session(to_bytes(graph), threads=threads)
-    rows = [log_probabilities(outputs[0], head) for outputs in run_all(session, samples, progress)]
+    rows = [log_probabilities(outputs[0], head).astype(np.float32) for outputs in run_all(session, samples, progress)]
     return Answers(log_probabilities=np.concatenate(rows))
 
 
@@ -150,14 +152,29 @@ def relative_error(
 
 def run_all(session: Session, samples: Samples, progress: Callable[[float], None]) -> Iterator[tuple[AnyArray, ...]]:
     """Yield a network's outputs batch by batch; where its batch is fixed, the last one is filled up and cut."""
-    fixed = fixed_batch(session.inputs) or fixed_batch(session.outputs)
+    fixed = working_batch(session, samples)
     size = fixed or free_batch(samples)
     for start in range(0, len(samples), size):
         count = min(size, len(samples) - start)
         wanted = start + np.arange(size if fixed else count, dtype=np.int64)
         outputs = session.run(samples.batch(np.minimum(wanted, len(samples) - 1)))
-        yield tuple(output[:count] if output.ndim else output for output in outputs)
+        yield tuple(output[:count] if output.shape[:1] == (len(wanted),) else output for output in outputs)
         progress((start + count) / len(samples))
+
+
+def working_batch(session: Session, samples: Samples) -> int | None:
+    """Return the batch that a network is fixed to, or None where it takes any.
+
+    Some exports call the batch free and hold 1 in a constant all the same: whether 2 works is tried.
+    """
+    fixed = fixed_batch(session.inputs) or fixed_batch(session.outputs)
+    if fixed:
+        return fixed
+    try:
+        outputs = session.run(samples.batch(np.minimum(np.arange(2), len(samples) - 1)))
+    except InvalidGraph:
+        return 1
+    return None if all(output.shape[:1] == (2,) for output in outputs) else 1
 
 
 def free_batch(samples: Samples) -> int:
@@ -183,12 +200,14 @@ def log_probabilities(output: AnyArray, head: Head) -> FloatArray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float64)
 
 
-def divergence(original: FloatArray, given: FloatArray) -> float:
+def divergence(original: npt.NDArray[np.float32], given: npt.NDArray[np.float32]) -> float:
     """Return the mean KL(original || given) over samples, from log-probabilities; nats."""
-    probability = np.exp(original)
     floor = math.log(SMALLEST_PROBABILITY)
-    difference = np.maximum(original, floor) - np.maximum(given, floor)
-    return float(max(0.0, (probability * difference).sum(axis=1).mean()))
+    total = 0.0
+    for start in range(0, len(original), ROWS_AT_ONCE):
+        wanted, found = (rows[start : start + ROWS_AT_ONCE].astype(np.float64) for rows in (original, given))
+        total += float((np.exp(wanted) * (np.maximum(wanted, floor) - np.maximum(found, floor))).sum())
+    return max(0.0, total / len(original))
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

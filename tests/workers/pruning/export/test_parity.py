@@ -36,6 +36,22 @@ def test_networks_with_a_fixed_batch_run_at_it():
     assert parity(write(graph, graph, {}), graph, [networks.inputs(graph)[0][:1]], run_of()) < 1e-4
 
 
+def test_networks_with_a_hidden_batch_run_at_one():
+    """A network that calls its batch free and reshapes to one sample all the same is compared at 1."""
+    text = """g (float[N,6] x) => (float[N,6] y) {
+      one = Constant <value_ints = [1, 6]> ()
+      none = Constant <value_float = 0.0> ()
+      sum = ReduceSum <keepdims = 0> (x)
+      nothing = Mul (sum, none)
+      zero = Cast <to = 7> (nothing)
+      shape = Add (one, zero)
+      y = Reshape (x, shape)
+    }"""
+    graph = networks.graph(text)
+
+    assert parity(write(graph, graph, {}), graph, networks.inputs(graph), run_of()) == 0.0
+
+
 def test_progress_is_told():
     """Each batch is reported."""
     watch = Watch()

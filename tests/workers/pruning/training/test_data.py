@@ -16,8 +16,9 @@ from tests.workers.pruning.training.uploads import (
     picture,
     refused,
 )
-from workers.pruning.errors import InvalidDataset
+from workers.pruning.errors import InvalidDataset, PruningError
 from workers.pruning.graph.head import Head
+from workers.pruning.training.archives import DataLimits
 from workers.pruning.training.data import describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.types import TensorSpec
 
@@ -398,6 +399,80 @@ def test_images_are_described_without_a_network(tmp_path):
     assert described["shape"] == [None, 8, 3]
     assert described["splits"] == {"test": 3, "train": 7}
     assert (described["kind"], described["num_classes"], described["classes"]) == ("labelled", 2, ["a", "b"])
+
+
+def test_the_report_states_the_data(tmp_path):
+    """What the report says about data: kind, counts, what is held out, classes, preprocessing, notes."""
+    data = open_dataset(archive(tmp_path, folders("a", "b", count=10)), IMAGE_INPUT, seed=0)
+
+    stated = data.to_json()
+
+    assert (stated["kind"], stated["num_train"], stated["num_held_out"]) == ("labelled", 18, 2)
+    assert (stated["num_classes"], stated["classes"], stated["notes"]) == (2, ["a", "b"], [])
+    assert stated["held_out"] == data.holdout
+    assert stated["preprocessing"]["scale"] == 1 / 255
+
+
+def test_batches_run_through_all_samples_in_order(tmp_path):
+    """Batches of 8 of 18 samples are 8, 8 and 2, together every sample once."""
+    data = open_dataset(npz(tmp_path), IMAGE_INPUT, seed=0)
+
+    batches = [batch for (batch,) in data.train.batches(8)]
+
+    assert [len(batch) for batch in batches] == [8, 8, 2]
+    np.testing.assert_array_equal(np.concatenate(batches), everything(data.train))
+
+
+def test_arrays_beside_the_data_are_left_unread(tmp_path):
+    """Arrays of other names are not read, and the dataset says so."""
+    data = open_dataset(npz(tmp_path, index=np.arange(5)), IMAGE_INPUT, seed=0)
+
+    assert data.notes == ("Arrays left unread: index.",)
+
+
+def test_networks_with_several_inputs_take_no_preprocessing(tmp_path):
+    """One mean for two inputs means nothing; inputs of different lengths do not belong together."""
+    inputs = tuple(TensorSpec(name=name, dtype="float32", shape=(None, 5)) for name in ("a", "b"))
+    arrays = {"x": None, "y": None, "a": np.zeros((10, 5))}
+
+    with pytest.raises(InvalidDataset, match=r"one input; found 2 inputs"):
+        open_dataset(npz(tmp_path, **arrays, b=np.zeros((10, 5))), inputs, preprocessing={"scale": 2}, seed=0)
+    with pytest.raises(InvalidDataset, match=r"different lengths; at b; found \[9, 5\]; allowed 10 samples, as in a"):
+        open_dataset(npz(tmp_path, **arrays, b=np.zeros((9, 5))), inputs, seed=0)
+    with pytest.raises(InvalidDataset, match="no array 'b'"):
+        open_dataset(npz(tmp_path, **arrays), inputs, seed=0)
+
+
+def test_too_many_samples_for_memory_are_refused(tmp_path):
+    """Samples that would not fit into memory are refused with both figures."""
+    with pytest.raises(InvalidDataset, match=r"too much memory; found 3,840 bytes; allowed at most 3,000 bytes"):
+        open_dataset(npz(tmp_path), IMAGE_INPUT, seed=0, limits=DataLimits(max_decoded_bytes=3000))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [("int64", ["cannot be pruned without data", "'input'", "int64"]), ("float32", ["unknown length", "'H'"])],
+)
+def test_samples_that_cannot_be_made_up_are_refused(dtype, words):
+    """Token ids and images of any size need data."""
+    graph = ir.from_onnx_text('<ir_version: 8, opset_import: ["": 13]> g (float[N] x) => (float[N] y) { y = Relu(x) }')
+    shape = ("N", 5) if dtype == "int64" else ("N", 3, "H", 8)
+
+    with pytest.raises(PruningError) as error:
+        synthetic(graph, (TensorSpec(name="input", dtype=dtype, shape=shape),), seed=0)
+
+    for word in words:
+        assert word in refused(error)
+
+
+def test_pixel_networks_get_made_up_pixels():
+    """A network that takes uint8 gets pixels over their whole range."""
+    graph = ir.from_onnx_text('<ir_version: 8, opset_import: ["": 13]> g (float[N] x) => (float[N] y) { y = Relu(x) }')
+
+    data = synthetic(graph, (TensorSpec(name="input", dtype="uint8", shape=("N", 8, 8, 3)),), seed=0)
+
+    assert everything(data.validation).dtype == np.uint8
+    assert (everything(data.validation).min(), everything(data.validation).max()) == (0, 255)
 
 
 def test_synthetic_samples_depend_on_seed_and_index_alone():

@@ -110,6 +110,25 @@ def test_limits_are_refusals_with_both_figures(tmp_path, limits, words):
         assert word in refused(error)
 
 
+def test_a_long_preprocessing_member_is_refused(tmp_path):
+    """Nobody's preprocessing takes 64 kB; two of them contradict each other."""
+    with pytest.raises(InvalidDataset, match=r"too long; at preprocessing.json"):
+        describe_dataset(archive(tmp_path, GOOD | {"preprocessing.json": b" " * 70_000}))
+    with pytest.raises(InvalidDataset, match="several preprocessing members"):
+        describe_dataset(archive(tmp_path, GOOD | {"preprocessing.json": b"{}", "a/preprocessing.json": b"{}"}))
+
+
+def test_archives_with_64_bit_directories_are_read_and_limited(tmp_path, monkeypatch):
+    """A directory in zip's 64-bit form, as for more than 65,535 files, is read, and limited by its own counts."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    file = archive(tmp_path, GOOD)
+    assert b"PK\x06\x07" in file.read_bytes()
+
+    assert describe_dataset(file)["num_samples"] == 6
+    with pytest.raises(InvalidDataset, match="6 entries; allowed at most 5 entries"):
+        describe_dataset(file, limits=DataLimits(max_entries=5))
+
+
 def test_bombs_are_refused_by_their_declared_ratio(tmp_path):
     """A member that unpacks to a thousand times its size is refused before it is unpacked."""
     file = archive(tmp_path, GOOD | {"a/bomb.png": bytes(16 << 20)})

@@ -44,7 +44,7 @@ def test_accuracy_is_the_share_of_right_answers():
 
 
 def test_the_interval_is_wilsons():
-    """Of 10 trials 8 succeed: 0.4902 to 0.9433 (Agresti and Coull 1998 give Wilson's formula; worked with it by hand)."""
+    """Of 10 trials 8 succeed: 0.490 to 0.943, worked by hand with Wilson's formula."""
     # centre (0.8 + 1.92073 / 10) / (1 + 3.84146 / 10) = 0.71674; half 1.95996 / 1.384146 * sqrt(0.016 + 0.0096036).
     low, high = wilson(8, 10)
 
@@ -107,6 +107,18 @@ def test_networks_with_a_fixed_batch_see_every_sample_once(batch):
     np.testing.assert_allclose(given[:, 0] - given[:, 1], 2 * (rows[:, 0] - rows[:, 1]), rtol=1e-5)
 
 
+def test_networks_with_a_hidden_batch_see_every_sample_once():
+    """A network that calls its batch free and reshapes to one sample all the same runs sample by sample."""
+    graph = network(
+        """one = Constant<value_ints = [1, 2]>()  none = Constant<value_float = 0.0>()  sum = ReduceSum<keepdims = 0>(x)
+        nothing = Mul(sum, none)  zero = Cast<to = 7>(nothing)  shape = Add(one, zero)
+        z = Reshape(x, shape)  y = Add(z, z)"""
+    )
+    rows = np.random.default_rng(0).normal(size=(5, 2))
+
+    assert answer(graph, samples(rows)).log_probabilities.shape == (5, 2)
+
+
 def test_progress_ends_at_one():
     """Progress rises and ends at 1."""
     seen = []
@@ -133,6 +145,25 @@ def test_answers_that_are_not_finite_are_refused():
 
     with pytest.raises(InvalidGraph, match="NaN or infinity"):
         evaluate(graph, samples([[0, 1]], [1]))
+
+
+def test_evaluations_state_what_applies():
+    """As JSON an evaluation has the figures that apply and no others."""
+    data = samples([[0, 1], [3, 1]], [1, 1])
+
+    assert evaluate(DOUBLED, data).to_json() == {
+        "num_samples": 2,
+        "accuracy": 0.5,
+        "accuracy_interval": list(wilson(1, 2)),
+    }
+
+
+def test_only_classifiers_have_answers():
+    """A network with a map for output is refused where answers are asked for."""
+    graph = network("a = Constant<value_ints = [1]>()  y = Unsqueeze(x, a)", out="float[N,1,2] y")
+
+    with pytest.raises(InvalidGraph, match="no classifier"):
+        answer(graph, samples([[0, 1]]))
 
 
 def test_samples_that_do_not_fit_are_refused():
