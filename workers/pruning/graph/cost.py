@@ -4,18 +4,15 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Final
 
-import onnx
 import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
-from workers.pruning.graph.save import to_proto
+from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.shapes import shapes_at_batch
 from workers.pruning.graph.values import is_float
 from workers.pruning.types import Cost
 
 Shapes = Mapping[str, tuple[int | None, ...]]
-_LENGTH_DELIMITED: Final = 1  # bytes of a field key below number 16
-_LARGE_BYTES: Final = 1024
 
 
 def count(graph: ir.Model) -> Cost:
@@ -55,23 +52,6 @@ def num_params(graph: ir.Model) -> int:
         for value in graph.graph.initializers.values()
         if value.const_value is not None and is_float(value)
     )
-
-
-def size_bytes(graph: ir.Model) -> int:
-    """Length of `save.to_bytes(graph)`, calculated without copying the weights."""
-    large = {
-        name: value.const_value
-        for name, value in graph.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > _LARGE_BYTES
-    }
-    # A shallow copy whose large weights are taken out; the graph itself is not touched.
-    rest = graph.clone()
-    for name in large:
-        rest.graph.initializers.pop(name)
-    proto = to_proto(rest)
-    body = proto.graph.ByteSize() + sum(_initializer_bytes(name, tensor) for name, tensor in large.items())
-    proto.ClearField("graph")
-    return int(proto.ByteSize()) + _field_bytes(body)
 
 
 def peak_activation_bytes(graph: ir.Model) -> int:
@@ -187,13 +167,3 @@ def _shape(value: ir.Value | None, shapes: Shapes) -> tuple[int, ...]:
             advice="Export with a fixed image size or sequence length.",
         )
     return tuple(length for length in shape if length is not None)
-
-
-def _initializer_bytes(name: str, tensor: ir.TensorProtocol) -> int:
-    header = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
-    return _field_bytes(header.ByteSize() + _field_bytes(tensor.nbytes))
-
-
-def _field_bytes(length: int) -> int:
-    """A length-delimited protobuf field: key, length as a varint, content."""
-    return _LENGTH_DELIMITED + max(1, -(-length.bit_length() // 7)) + length

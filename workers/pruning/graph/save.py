@@ -1,19 +1,131 @@
-"""A graph as bytes: the same graph always gives the same bytes."""
+"""A graph as bytes: the same graph always gives the same bytes, and weights are copied once."""
 
+from typing import Final
+
+import numpy as np
 import onnx
 import onnx_ir as ir
 
+from workers.pruning.errors import GraphTooLarge
+
+_LARGE_BYTES: Final = 1024
+_LARGEST_FILE: Final = (2 << 30) - 1  # protobuf holds no more in one message
+_BITS_PER_BYTE: Final = 8
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of ModelProto, GraphProto, TensorProto
+_BEFORE_INITIALIZERS: Final = ("node", "name")
+
+_Part = bytes | memoryview
+
 
 def to_bytes(graph: ir.Model) -> bytes:
-    """Serialise a graph; equal graphs give equal bytes on every machine."""
-    return bytes(to_proto(graph).SerializeToString(deterministic=True))
+    """Serialise a graph; equal graphs give equal bytes on every machine.
+
+    The bytes are those of protobuf's own deterministic serialisation, put together around the weights, so that the
+    result is the only copy of them.
+
+    Raises:
+        GraphTooLarge: the file would exceed what one protobuf message can hold.
+    """
+    parts = _parts(graph)
+    size = sum(len(part) for part in parts)
+    if size > _LARGEST_FILE:
+        raise GraphTooLarge("The file would be too large", actual=f"{size:,} bytes", allowed=f"{_LARGEST_FILE:,} bytes")
+    return b"".join(parts)
 
 
-def to_proto(graph: ir.Model) -> onnx.ModelProto:
-    """The graph as a protobuf message; shapes are stated for computed values, not again for initializers."""
-    proto: onnx.ModelProto = ir.to_proto(graph)
+def size_bytes(graph: ir.Model) -> int:
+    """Length of `to_bytes(graph)`, without putting it together."""
+    return sum(len(part) for part in _parts(graph))
+
+
+def _parts(graph: ir.Model) -> list[_Part]:
+    """The file in pieces; pieces of large weights are views of the graph's own arrays."""
+    weights = _large(graph)
+    proto = _skeleton(graph, weights)
+    initializers: list[_Part] = []
+    for tensor in proto.graph.initializer:
+        initializers.extend(_initializer(tensor, weights.get(tensor.name)))
+    body = proto.graph
+    head = onnx.GraphProto()
+    for field in _BEFORE_INITIALIZERS:
+        if body.HasField(field) if field == "name" else body.node:
+            _move(body, head, field)
+    del body.initializer[:]
+    inner = [_serialised(head), *initializers, _serialised(body)]
+    proto.ClearField("graph")
+    return _model(proto, inner)
+
+
+def _model(proto: onnx.ModelProto, graph: list[_Part]) -> list[_Part]:
+    """Fields of the model in the order of their numbers, the graph among them."""
+    before, after = onnx.ModelProto(), onnx.ModelProto()
+    for descriptor, _ in proto.ListFields():
+        _move(proto, before if descriptor.number < _GRAPH else after, descriptor.name)
+    length = sum(len(part) for part in graph)
+    return [_serialised(before), _key(_GRAPH, length), *graph, _serialised(after)]
+
+
+def _move(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, field: str) -> None:
+    content = getattr(source, field)
+    if hasattr(content, "MergeFrom"):
+        getattr(target, field).MergeFrom(content)
+    elif isinstance(content, (str, int)):
+        setattr(target, field, content)
+    source.ClearField(field)
+
+
+def _large(graph: ir.Model) -> dict[str, memoryview]:
+    """Bytes of each weight that is worth not copying, as views."""
+    found = {}
+    for name, value in graph.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= _LARGE_BYTES or tensor.dtype.bitwidth % _BITS_PER_BYTE:
+            continue
+        array = np.ascontiguousarray(tensor.numpy()).reshape(-1)
+        found[name] = array.astype(array.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
+    return found
+
+
+def _skeleton(graph: ir.Model, weights: dict[str, memoryview]) -> onnx.ModelProto:
+    """The file as a message with large weights empty, and without shapes of initializers, which state their own."""
+    bare = graph.clone()
+    shapes = {}
+    for name in weights:
+        value = bare.graph.initializers[name]
+        tensor = value.const_value
+        if tensor is not None:
+            shapes[name] = tensor.shape.numpy()
+            value.const_value = ir.tensor(np.zeros(0, np.float32), name=name)
+    proto: onnx.ModelProto = ir.to_proto(bare)
+    for entry in proto.graph.initializer:
+        if entry.name in weights:
+            original = graph.graph.initializers[entry.name].const_value
+            entry.dims[:] = shapes[entry.name]
+            entry.data_type = int(original.dtype) if original is not None else entry.data_type
+            entry.ClearField("raw_data")
     computed = [value for value in proto.graph.value_info if value.name not in graph.graph.initializers]
-    if len(computed) < len(proto.graph.value_info):
-        del proto.graph.value_info[:]
-        proto.graph.value_info.extend(computed)
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(computed)
     return proto
+
+
+def _initializer(tensor: onnx.TensorProto, weight: memoryview | None) -> list[_Part]:
+    content = [_serialised(tensor)]
+    parts: list[_Part] = list(content)
+    if weight is not None:
+        parts += [_key(_RAW_DATA, len(weight)), weight]
+    return [_key(_INITIALIZER, sum(len(part) for part in parts)), *parts]
+
+
+def _serialised(message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto) -> bytes:
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def _key(field: int, length: int) -> bytes:
+    """Key and length of a length-delimited field."""
+    encoded = bytearray([field << 3 | 2])
+    while length >= 1 << 7:
+        encoded.append(length & 0x7F | 0x80)
+        length >>= 7
+    encoded.append(length)
+    return bytes(encoded)

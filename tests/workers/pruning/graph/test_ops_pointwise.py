@@ -27,6 +27,11 @@ WITH_ATTRIBUTES = [
     ("IsInf", {"detect_negative": 0}, 17),
 ]
 
+REDUCTIONS = [
+    *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"),
+    *("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"),
+]
+
 
 @pytest.mark.parametrize("op_type", PLAIN)
 def test_function_of_one_input_agrees(op_type):
@@ -124,10 +129,7 @@ def test_logic_agrees(op_type):
 
 
 @given(
-    st.sampled_from(
-        ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"]
-        + ["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"]
-    ),
+    st.sampled_from(REDUCTIONS),
     st.sampled_from([None, [0], [-1], [1, 2], [0, -1]]),
     st.booleans(),
     st.sampled_from([9, 11, 13, 18, 20]),
