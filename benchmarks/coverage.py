@@ -92,7 +92,8 @@ def interface_kept(before: Path, after: Path) -> str:
     initializers = {tensor.name for tensor in old.graph.initializer}
     same = [value for value in old.graph.input if value.name not in initializers] == list(new.graph.input)
     same = same and list(old.graph.output) == list(new.graph.output)
-    same = same and list(old.opset_import) == list(new.opset_import)
+    versions = [{entry.domain: entry.version for entry in model.opset_import} for model in (old, new)]
+    same = same and versions[0] == versions[1]
     metadata = {entry.key for entry in new.metadata_props}
     return "kept" if same and "espalier.source_sha256" in metadata else "CHANGED"
 
