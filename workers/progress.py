@@ -3,7 +3,8 @@
 The engine reports the fraction of its phase. What leaves here is the fraction of the whole job, which never falls
 within an attempt, and an estimate of the seconds that remain. Both come from one table of how long phases usually are
 relative to each other; the time that passed corrects it: the pace of the phase itself once it is under way, and the
-mean pace so far for the phases to come.
+mean pace so far for the phases to come. Phases may come in any order (the original is measured before anything is cut)
+and again for each further target; one counts as done when it was left.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,10 +28,18 @@ _INERTIA: Final = 0.7  # how much of the last estimate stays in the next
 def weights_of(spec: Mapping[str, Json]) -> dict[Phase, float]:
     """Give the weights of a job: those phases that its spec leaves out weigh nothing."""
     weights = dict(USUAL_WEIGHTS)
-    finetune = spec.get("finetune")
+    finetune, options = spec.get("finetune"), spec.get("options")
     if isinstance(finetune, Mapping) and finetune.get("steps") == 0:
         weights[Phase.FINETUNE] = 0.0
+    if isinstance(options, Mapping) and options.get("compensate") is False:
+        weights[Phase.COMPENSATE] = 0.0
     return weights
+
+
+def rounds_of(spec: Mapping[str, Json]) -> int:
+    """Give how often a job goes through the phases: once per set of targets."""
+    targets = spec.get("targets")
+    return len(targets) if isinstance(targets, list) and targets else 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +49,10 @@ class Reporter:
     emit: Emit
     clock: Callable[[], float]
     weights: Weights = field(default_factory=lambda: USUAL_WEIGHTS)
+    rounds: int = 1
     interval: float = 0.5  # seconds
+    _done: dict[Phase, float] = field(default_factory=dict)
+    _round: int = 0
     _started: float | None = None
     _phase: Phase | None = None
     _phase_started: float = 0.0
@@ -49,16 +61,18 @@ class Reporter:
     _eta: float | None = None
 
     def __call__(self, phase: Phase, fraction: float, message: str = "", **metrics: float) -> None:
-        """Report `fraction` (0..1) of `phase`."""
+        """Report `fraction` (0..1) of `phase`; a metric `eta_seconds` is the phase's own estimate of its rest."""
+        known = metrics.pop("eta_seconds", None)
         now, fraction = self.clock(), min(1.0, max(0.0, fraction))
         self._started = now if self._started is None else self._started
         entered = phase is not self._phase
         if entered:
-            self._phase, self._phase_started = phase, now
+            self._enter(phase, now)
         elif now - self._sent < self.interval and fraction < 1.0:
             return
-        self._overall = max(self._overall, self._share_done(phase, fraction))
-        self._eta = self._smooth(self._remaining(phase, fraction, now), now)
+        self._done[phase] = max(fraction, self._done.get(phase, 0.0))
+        self._overall = max(self._overall, self._share_done())
+        self._eta = self._smooth(self._remaining(phase, fraction, now, known), now)
         self._sent = now
         self.emit({
             "event": "progress", "phase": phase.value, "fraction": round(self._overall, 4), "message": message,
@@ -71,19 +85,27 @@ class Reporter:
         """The phase that reported last."""
         return self._phase
 
-    def _share_done(self, phase: Phase, fraction: float) -> float:
-        before = sum(weight for earlier, weight in self.weights.items() if _order(earlier) < _order(phase))
-        return (before + fraction * self.weights[phase]) / (sum(self.weights.values()) or 1.0)
+    def _enter(self, phase: Phase, now: float) -> None:
+        if self._phase is not None:
+            self._done[self._phase] = 1.0
+        if Phase.EXPORT in self._done and _order(phase) < _order(Phase.EXPORT) and self._round + 1 < self.rounds:
+            self._round, self._done = self._round + 1, {}
+        self._phase, self._phase_started = phase, now
 
-    def _remaining(self, phase: Phase, fraction: float, now: float) -> float | None:
+    def _share_done(self) -> float:
+        done = sum(self.weights[phase] * share for phase, share in self._done.items())
+        return (self._round + done / (sum(self.weights.values()) or 1.0)) / self.rounds
+
+    def _remaining(self, phase: Phase, fraction: float, now: float, known: float | None) -> float | None:
         elapsed = 0.0 if self._started is None else now - self._started
         if self._overall <= 0.0 or elapsed <= 0.0:
             return None
         second_per_share = elapsed / self._overall
-        if fraction < _SETTLED:
+        if known is None and fraction < _SETTLED:
             return second_per_share * (1.0 - self._overall)
-        here = (now - self._phase_started) * (1.0 - fraction) / fraction
-        return here + second_per_share * max(0.0, 1.0 - self._share_done(phase, 1.0))
+        here = (now - self._phase_started) * (1.0 - fraction) / fraction if known is None else known
+        left = self.weights[phase] * (1.0 - fraction) / ((sum(self.weights.values()) or 1.0) * self.rounds)
+        return here + second_per_share * max(0.0, 1.0 - self._overall - left)
 
     def _smooth(self, raw: float | None, now: float) -> float | None:
         if raw is None or self._eta is None:

@@ -26,6 +26,7 @@ def reporter(**weights: float) -> tuple[Reporter, Clock, list[dict]]:
 def test_the_fraction_is_of_the_whole_job() -> None:
     """Half of a phase that is 60 % of the job, after 20 %: 0.2 + 0.5 * 0.6 = 0.5, by hand."""
     report, _, events = reporter(score=20, finetune=60, measure=20)
+    report(Phase.SCORE, 0.0)
     report(Phase.FINETUNE, 0.5)
 
     assert 0.5 == pytest.approx(events[-1]["fraction"])
@@ -38,7 +39,28 @@ def test_the_fraction_never_falls() -> None:
         clock.now += 1
         report(phase, fraction)
 
-    assert [0.5, 0.75, 0.75, 0.8] == [event["fraction"] for event in events]
+    fractions = [event["fraction"] for event in events]
+    assert [0.5, 0.75] == fractions[:2]
+    assert sorted(fractions) == fractions
+
+
+def test_a_late_phase_that_comes_early_does_not_count_for_those_before_it() -> None:
+    """The original is measured first: 10 % of the job are done then, not everything that the table lists before."""
+    report, _, events = reporter(score=30, finetune=60, measure=10)
+    report(Phase.MEASURE, 0.0)
+    report(Phase.SCORE, 0.0)
+
+    assert 0.1 == pytest.approx(events[-1]["fraction"])
+
+
+def test_each_set_of_targets_is_its_share_of_the_job() -> None:
+    """With two targets, the first artifact is half the job, and the second begins there."""
+    report, _, events = reporter(score=50, export=50)
+    report.rounds = 2
+    for phase in (Phase.SCORE, Phase.EXPORT, Phase.SCORE, Phase.EXPORT):
+        report(phase, 1.0)
+
+    assert [0.25, 0.5, 0.75, 1.0] == pytest.approx([event["fraction"] for event in events])
 
 
 def test_within_a_phase_events_keep_their_distance_and_a_new_phase_does_not_wait() -> None:
@@ -75,6 +97,16 @@ def test_the_time_left_corrects_itself_where_the_table_is_wrong() -> None:
     assert 50.0 == pytest.approx(events[-1]["eta_seconds"], rel=0.1)
 
 
+def test_a_phase_that_knows_its_own_time_is_believed() -> None:
+    """Fine-tuning measures its steps: what it says of its phase is used, and is no metric of the job."""
+    report, clock, events = reporter(finetune=100)
+    report(Phase.FINETUNE, 0.0)
+    clock.now = 10.0
+    report(Phase.FINETUNE, 0.5, "step 5 of 10", eta_seconds=25.0, loss=0.5)
+
+    assert (25.0, {"loss": 0.5}) == (events[-1]["eta_seconds"], events[-1]["metrics"])
+
+
 def test_nothing_is_promised_before_anything_is_known() -> None:
     """The first event has no time left rather than an invented one."""
     report, _, events = reporter(score=100)
@@ -86,4 +118,5 @@ def test_nothing_is_promised_before_anything_is_known() -> None:
 def test_a_job_without_fine_tuning_does_not_reserve_time_for_it() -> None:
     """`steps: 0` takes the weight away; otherwise the table stands."""
     assert 0.0 == weights_of({"finetune": {"steps": 0}})[Phase.FINETUNE]
+    assert 0.0 == weights_of({"options": {"compensate": False}})[Phase.COMPENSATE]
     assert USUAL_WEIGHTS == weights_of({"finetune": {"steps": None}})
