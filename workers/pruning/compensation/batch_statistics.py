@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from workers.pruning.compensation.calibration import fitting_inputs
 from workers.pruning.compensation.walk import Walk
 from workers.pruning.errors import InvalidDataset, InvalidGraph, NonFiniteScore
-from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.graph.weights import clone, replace_weights
 from workers.pruning.types import AnyArray, FloatArray, Phase, Run
 
@@ -28,7 +27,7 @@ def reestimate(graph: ir.Model, batches: Sequence[Sequence[AnyArray]], run: Run)
     nodes = [node for node in graph.graph if node.op_type == "BatchNormalization"]
     if not nodes:
         return clone(graph)
-    module = GraphModule(graph, trainable=False).eval().to(run.device)
+    module = frozen_module(graph, run.device)
     walk = Walk(graph, module, fitting_inputs([graph], batches, run.device))
     changed: list[str] = []
     for node in walk.nodes():
@@ -68,13 +67,13 @@ def channel_statistics(
         raise InvalidGraph("no such node", where=", ".join(sorted(missing)))
     if not sum(len(batch[0]) for batch in batches):
         raise InvalidDataset("channel statistics need calibration inputs", actual=0, allowed="at least 1")
-    module = GraphModule(graph, trainable=False).eval().to(run.device)
+    module = frozen_module(graph, run.device)
     sums = {name: _Sums() for name in names}
     watch = {name: sums[name].watch for name in names}
     for number, batch in enumerate(batches):
         run.report(Phase.COMPENSATE, number / len(batches), "channel statistics")
         with torch.no_grad():
-            module.run([torch.from_numpy(np.ascontiguousarray(array)).to(run.device) for array in batch], watch=watch)
+            module.run(tensors(batch, run.device), watch=watch)
     return {name: sums[name].result() for name in names}
 
 

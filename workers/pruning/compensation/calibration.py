@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from workers.pruning.compensation.walk import peak_bytes
 from workers.pruning.errors import InvalidDataset
+from workers.pruning.graph.feed import tensors
 from workers.pruning.types import AnyArray
 
 MOST_BYTES: Final = 2 * 2**30  # of values at a time
@@ -33,7 +33,6 @@ def fitting_inputs(
         if length == 0 or (room <= 0 and inputs[first[0].name or ""]):
             break
         room -= length
-        for value, array in zip(first, batch, strict=True):
-            tensor = torch.from_numpy(np.ascontiguousarray(array[:length]))
-            inputs[value.name or ""].append((tensor.float() if tensor.dtype is torch.float16 else tensor).to(device))
+        for value, tensor in zip(first, tensors([array[:length] for array in batch], device), strict=True):
+            inputs[value.name or ""].append(tensor)
     return inputs

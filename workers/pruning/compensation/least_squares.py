@@ -16,6 +16,7 @@ from workers.pruning.compensation.layers import Layer, changed_values, find_laye
 from workers.pruning.compensation.solve import Rows, Solution, num_rows
 from workers.pruning.compensation.walk import WEIGHTED, Walk
 from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.feed import frozen_module
 from workers.pruning.graph.weights import clone, replace_weights
 from workers.pruning.types import AnyArray, Grouping, Keep, Phase, Run
 
@@ -67,8 +68,8 @@ def compensate(
     held: dict[str, int] = {}
     for layer in layers.values():
         held[layer.wanted] = held.get(layer.wanted, 0) + 1
-    module = GraphModule(cut, trainable=False).eval().to(run.device)
-    teacher = Walk(original, GraphModule(original, trainable=False).eval().to(run.device), inputs, held=held)
+    module = frozen_module(cut, run.device)
+    teacher = Walk(original, frozen_module(original, run.device), inputs, held=held)
     names = _repair(teacher, Walk(cut, module, inputs), layers, changed, ridge=ridge, run=run)
     run.report(Phase.COMPENSATE, 1.0, "layers refitted")
     return replace_weights(cut, {name: module.initializers[name].detach().cpu().numpy() for name in names})

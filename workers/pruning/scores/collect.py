@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
-from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -87,13 +87,13 @@ def accumulate(
     Raises:
         NonFiniteScore: the output or a score is NaN or infinite; the message names which.
     """
-    module = GraphModule(graph, trainable=False).eval().to(run.device)
+    module = frozen_module(graph, run.device)
     sites = find_sites(graph, grouping)
     total = torch.zeros(grouping.num_units, dtype=torch.float64, device=run.device)
     for number, batch in enumerate(batches):
         run.report(Phase.SCORE, number / len(batches), message)
         for part in parts(graph, batch):
-            inputs = [torch.from_numpy(np.ascontiguousarray(array[part])).to(run.device) for array in batch]
+            inputs = tensors([array[part] for array in batch], run.device)
             gates = torch.ones(len(inputs[0]), grouping.num_units, device=run.device, requires_grad=True)
             outputs = module.run(inputs, edits=gate_edits(sites, gates))
             _require_finite(graph, outputs)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import InvalidDataset
-from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.graph.head import Head
 from workers.pruning.scores.collect import accumulate, parts
 from workers.pruning.scores.output import Kind, Reading, exact_directions, num_exact, probe, read_outputs
@@ -75,14 +75,14 @@ def _deviations(
     gaussian = [reading.index for reading in readings if reading.kind is Kind.GAUSSIAN]
     if not gaussian:
         return {}
-    module = GraphModule(graph, trainable=False).eval().to(run.device)
+    module = frozen_module(graph, run.device)
     count = 0
     sums: dict[int, torch.Tensor] = {}
     squares: dict[int, torch.Tensor] = {}
     for batch in batches:
         run.report(Phase.SCORE, 0.0, "output variance")
         for part in parts(graph, batch):
-            inputs = [torch.from_numpy(np.ascontiguousarray(array[part])).to(run.device) for array in batch]
+            inputs = tensors([array[part] for array in batch], run.device)
             with torch.no_grad():
                 outputs = module.run(inputs)
             count += len(inputs[0])
