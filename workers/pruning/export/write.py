@@ -23,6 +23,17 @@ def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> b
             refuses it; never the user's mistake.
     """
     require_same_interface(graph, original)
+    content = serialise(graph, original, metadata)  # the message itself is gone before the checker makes its own
+    check(content)
+    return content
+
+
+def serialise(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of the file, unchecked.
+
+    Raises:
+        ParityFailed: the file would exceed 2 GiB.
+    """
     proto: onnx.ModelProto = ir.to_proto(graph)
     keep_header(proto, original)
     state(proto, {**original.metadata_props, **metadata})
@@ -33,9 +44,7 @@ def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> b
             allowed=f"{LARGEST_MESSAGE:,} bytes",
             advice="Ask for a smaller target.",
         )
-    content = bytes(proto.SerializeToString(deterministic=True))
-    check(content)
-    return content
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def require_same_interface(graph: ir.Model, original: ir.Model) -> None:
