@@ -30,8 +30,9 @@ def allocate(
     Source: greedy knapsack. The next block to go is the one with the smallest mean score over
     (cost that its removal saves per unit) ** alpha; the saving is that of the current widths. Savings only shrink while
     neighbours shrink, so a stale priority is a lower bound and the queue is corrected when an entry comes up. Alpha 0
-    is a global threshold on the scores, found without bisection. Blocks are given back in reverse order afterwards
-    while the budgets still hold. Ties go to the earlier group.
+    is a global threshold on the scores, found without bisection. The last block is the one that loses the least score
+    among those that finish the work, and blocks are given back in reverse order afterwards while the budgets still
+    hold, so that large blocks do not overshoot without need. Ties go to the earlier group.
 
     With several budgets a saving is the sum of relative savings over those that do not hold yet.
 
@@ -127,6 +128,7 @@ class _Descent:
                 break
             if priority == inf:
                 break
+            group = self._last(group)
             self._ledger.remove(group, self._queues[group].size(self._next[group]))
             self._next[group] += 1
             removed.append(group)
@@ -135,6 +137,20 @@ class _Descent:
             elif self._next[group] < len(self._queues[group].ends):
                 heapq.heappush(heap, (self._priority(group), group))
         return removed
+
+    def _last(self, group: int) -> int:
+        """The group to take the block from: where one block is enough to finish, the one that costs least score."""
+        if not self._finishes(group):
+            return group
+        enough = [other for other in range(len(self._queues)) if self._open(other) and self._finishes(other)]
+        return min(enough, key=lambda other: (self._damage(other), other != group, other))
+
+    def _finishes(self, group: int) -> bool:
+        return self._ledger.fits(group, -self._queues[group].size(self._next[group]))
+
+    def _damage(self, group: int) -> float:
+        block = self._next[group]
+        return self._queues[group].worth[block] * self._queues[group].size(block)
 
     def _fresh(self) -> list[tuple[float, int]]:
         heap = [(self._priority(group), group) for group in range(len(self._queues)) if self._open(group)]

@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
-from workers.pruning.graph.cost import live_values, size_bytes
+from workers.pruning.graph.cost import live_values
+from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.shapes import shapes_at_batch
-from workers.pruning.graph.values import attribute, is_float
+from workers.pruning.graph.values import attribute, constant, is_float
 from workers.pruning.types import FROZEN, CostModel, Grouping, IntArray, Json, Length, Term
 
 _Axes = tuple[Length, ...]
@@ -29,22 +30,42 @@ def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
         UnknownShape: a shape depends on more than the batch, so that no cost is known.
     """
     axes = _Measured(graph, grouping)
-    weights = [
-        value for value in graph.graph.initializers.values() if is_float(value) and value.const_value is not None
-    ]
-    sized = [
-        (value.const_value.nbytes // max(value.const_value.size, 1), axes.of(value))
-        for value in weights
-        if value.const_value is not None
-    ]
-    rest = size_bytes(graph) - sum(value.const_value.nbytes for value in weights if value.const_value is not None)
+    weights = [value for value in graph.graph.initializers.values() if is_float(value)]
+    sized = [(_weight_bytes(value), axes.of(value)) for value in weights]
+    full = sum(width * prod(_full(length, grouping) for length in lengths) for width, lengths in sized)
+    rest = size_bytes(graph) - full + _growth(graph, grouping)
     return CostModel(
         widths=tuple(group.width for group in grouping.groups),
         macs=_merged(_macs(graph, axes)),
         params=_merged((1.0, axes.of(value)) for value in weights),
-        size_bytes=_merged([(float(rest), ()), *((float(width), lengths) for width, lengths in sized)]),
+        size_bytes=_merged([(float(rest), ()), *sized]),
         peak=_peak(graph, axes),
     )
+
+
+def _weight_bytes(value: ir.Value) -> float:
+    tensor = value.const_value
+    return 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
+
+
+def _full(length: Length, grouping: Grouping) -> int:
+    return length.fixed + sum(positions * grouping.groups[group].width for group, positions in length.parts)
+
+
+def _growth(graph: ir.Model, grouping: Grouping) -> int:
+    """Bytes by which a cut may make anything but weights grow: lists of lengths that it has to write out."""
+    grown = 0
+    for node in graph.graph:
+        source = node.inputs[0] if node.inputs else None
+        if source is None or source.name not in grouping.value_axes:
+            continue
+        written = {"Split": 1, "Reshape": 1, "Expand": 1, "Resize": 3}.get(node.op_type)
+        if written is not None and (len(node.inputs) <= written or constant(node.inputs[written]) is None):
+            grown += _LISTED_BYTES + 8 * len(node.name or "")
+    return grown
+
+
+_LISTED_BYTES: Final = 256  # a list of lengths, and at worst a node that sets one of them at run time
 
 
 class _Measured:

@@ -1,0 +1,112 @@
+"""The cost of a cut, predicted without cutting."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.networks import NETWORKS, graph
+from tests.torch_networks import exported
+from tests.workers.pruning.surgery.keeps import random_keep, widths
+from workers.pruning.allocation.budget import cost
+from workers.pruning.errors import UnknownShape
+from workers.pruning.graph.cost import count
+from workers.pruning.graph.load import load
+from workers.pruning.groups.cost_model import cost_model, from_json, to_json
+from workers.pruning.groups.find import find
+from workers.pruning.surgery.cut import cut
+from workers.pruning.types import CostModel, Length, Term
+
+TORCH = ["vgg16", "mobilenetv2", "densenet", "unet", "resnet_padded", "squeeze_excite", "shufflenet"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_predicted_cost_is_counted_cost(name: str, seed: int) -> None:
+    """MACs, parameters and peak are exactly those of the cut graph; the file is never larger than predicted."""
+    network = graph(name)
+    grouping = find(network)
+    keep = random_keep(grouping, seed)
+    predicted = cost(cost_model(network, grouping), widths(grouping, keep))
+    counted = count(cut(network, grouping, keep))
+
+    assert (counted.macs, counted.params) == (predicted.macs, predicted.params)
+    assert counted.peak_activation_bytes == predicted.peak_activation_bytes
+    assert counted.size_bytes <= predicted.size_bytes
+
+
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("name", TORCH)
+def test_predicted_cost_is_counted_cost_on_exports(name: str, folded: bool) -> None:
+    """The same on networks of the usual kinds; their files are predicted to 1 %."""
+    network = load(exported(name, "legacy", folded=folded))
+    grouping = find(network)
+    keep = random_keep(grouping, 0)
+    predicted = cost(cost_model(network, grouping), widths(grouping, keep))
+    counted = count(cut(network, grouping, keep))
+
+    assert (counted.macs, counted.params) == (predicted.macs, predicted.params)
+    assert counted.peak_activation_bytes == predicted.peak_activation_bytes
+    assert counted.size_bytes <= predicted.size_bytes <= 1.01 * counted.size_bytes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_full_widths_cost_what_the_original_costs(name: str) -> None:
+    """Keeping everything predicts the figures of the file as it is."""
+    network = graph(name)
+    model = cost_model(network, find(network))
+    full, predicted = count(network), cost(model, model.widths)
+
+    assert (full.macs, full.params, full.peak_activation_bytes) == (
+        predicted.macs,
+        predicted.params,
+        predicted.peak_activation_bytes,
+    )
+
+
+def test_terms_are_those_found_by_hand() -> None:
+    """Chain: 64 x 27 a + 16 x 9 a b + 4 b, for 8 x 8 and 4 x 4 planes, 3 x 3 filters, 3 inputs and 4 outputs."""
+    network = graph("chain")
+    model = cost_model(network, find(network))
+    a, b = Length(fixed=0, parts=((0, 1),)), Length(fixed=0, parts=((1, 1),))
+    expected = {
+        Term(coefficient=64.0 * 27, lengths=(a,)),
+        Term(coefficient=16.0 * 9, lengths=(a, b)),
+        Term(coefficient=4.0, lengths=(b,)),
+    }
+
+    assert (8, 12) == model.widths
+    assert expected == set(model.macs)
+
+
+def test_the_model_survives_json() -> None:
+    """What a process without the engine reads is the same model."""
+    network = graph("concat")
+    grouping = find(network)
+    model = cost_model(network, grouping)
+    data = json.loads(json.dumps(to_json(model, grouping)))
+
+    assert model == from_json(data)
+    assert ["g0", "g1", "g2"] == data["group_ids"]
+    assert [6, 5, 7] == data["widths"]
+
+
+@pytest.mark.data
+def test_an_open_image_size_has_no_cost(data_dir: Path) -> None:
+    """A detector for images of any size: the message names the value and says what to do."""
+    network = load(data_dir / "zoo" / "ppocrv3_det.onnx")
+    with pytest.raises(UnknownShape, match=r"more than the batch.*fixed image size"):
+        cost_model(network, find(network))
+
+
+def test_a_network_without_units_still_has_a_cost() -> None:
+    """With everything frozen, all terms are constants."""
+    network = graph("chain")
+    model = cost_model(network, find(network, exclude=["*"]))
+
+    assert () == model.widths
+    assert isinstance(model, CostModel)
+    assert count(network).macs == cost(model, ()).macs
