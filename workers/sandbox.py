@@ -49,7 +49,7 @@ class Limits:
     file_bytes: int | None
     open_files: int | None
     device: str = "cpu"  # with "cuda" the address space stays unlimited: the driver reserves far more than it uses
-    nice: int = 5
+    nice: int = 2  # behind the web process, hardly behind other programs
     required: tuple[str, ...] = ()  # names of layers without which the attempt is refused
 
 
