@@ -5,11 +5,23 @@ Each field is the environment variable `ESPALIER_<NAME>`. Durations are ISO 8601
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+
+def _plain_seconds(given: object) -> object:
+    """Let `45` from the environment mean 45 seconds, as it does where a number is given."""
+    if isinstance(given, str):
+        try:
+            return float(given)
+        except ValueError:
+            return given
+    return given
+
+
+Duration = Annotated[timedelta, BeforeValidator(_plain_seconds), Field(ge=timedelta(0))]
 GIB = 1024**3
 MIB = 1024**2
 
@@ -43,28 +55,28 @@ class Settings(BaseSettings):
     )
     max_concurrent_uploads: int = Field(16, gt=0, description="Uploads served at once; further ones wait.")
 
-    lease_seconds: timedelta = Field(
+    lease_seconds: Duration = Field(
         timedelta(seconds=45), description="How long a worker holds a job without a heartbeat before it is requeued."
     )
-    heartbeat_seconds: timedelta = Field(
+    heartbeat_seconds: Duration = Field(
         timedelta(seconds=10), description="How often a worker extends its lease; well below the lease."
     )
-    poll_seconds: timedelta = Field(
+    poll_seconds: Duration = Field(
         timedelta(seconds=1), description="How often a worker without a doorbell looks for a job."
     )
-    cancel_poll_seconds: timedelta = Field(
+    cancel_poll_seconds: Duration = Field(
         timedelta(seconds=1), description="How often a worker asks whether its job was cancelled."
     )
-    progress_seconds: timedelta = Field(
+    progress_seconds: Duration = Field(
         timedelta(seconds=1), description="Shortest time between two progress rows of one job."
     )
     max_attempts: int = Field(
         3, ge=1, description="Attempts that may die on a job before it fails: the first, and two after losing a worker."
     )
-    job_timeout: timedelta = Field(
+    job_timeout: Duration = Field(
         timedelta(hours=12), description="Longest time one attempt may run before it is stopped and the job fails."
     )
-    cancel_grace_seconds: timedelta = Field(
+    cancel_grace_seconds: Duration = Field(
         timedelta(seconds=2), description="Time a child gets between the request to stop and the kill."
     )
     child_memory_bytes: int | None = Field(
@@ -78,32 +90,32 @@ class Settings(BaseSettings):
     )
     queues: str = Field("cpu", description="Queues a worker serves, joined by commas.")
 
-    outbox_seconds: timedelta = Field(
+    outbox_seconds: Duration = Field(
         timedelta(seconds=2), description="How often unsent doorbell messages are sent again."
     )
-    sweep_seconds: timedelta = Field(timedelta(seconds=5), description="How often leases that ran out are looked for.")
-    garbage_seconds: timedelta = Field(timedelta(hours=1), description="How often unreferenced content is looked for.")
-    blob_grace: timedelta = Field(
+    sweep_seconds: Duration = Field(timedelta(seconds=5), description="How often leases that ran out are looked for.")
+    garbage_seconds: Duration = Field(timedelta(hours=1), description="How often unreferenced content is looked for.")
+    blob_grace: Duration = Field(
         timedelta(hours=24), description="Age below which unreferenced content is never deleted."
     )
-    job_retention: timedelta = Field(
+    job_retention: Duration = Field(
         timedelta(days=30), description="How long a finished job and its artifacts are kept."
     )
-    idempotency_ttl: timedelta = Field(timedelta(hours=24), description="How long an idempotency key is remembered.")
-    idempotency_lock: timedelta = Field(
+    idempotency_ttl: Duration = Field(timedelta(hours=24), description="How long an idempotency key is remembered.")
+    idempotency_lock: Duration = Field(
         timedelta(minutes=10), description="How long an unanswered request keeps its key before a retry takes over."
     )
-    worker_stale_seconds: timedelta = Field(
+    worker_stale_seconds: Duration = Field(
         timedelta(seconds=30), description="Silence after which a worker counts as not consuming."
     )
 
     page_limit: int = Field(100, ge=1, description="Most entries of one page; a higher `limit` is capped.")
     page_default: int = Field(20, ge=1, description="Entries of a page when `limit` is not given.")
-    max_wait_seconds: timedelta = Field(timedelta(seconds=30), description="Longest time that `?wait=` is honoured.")
+    max_wait_seconds: Duration = Field(timedelta(seconds=30), description="Longest time that `?wait=` is honoured.")
 
     database_pool_size: int = Field(20, ge=1, description="Database connections kept open by one process.")
     database_pool_overflow: int = Field(30, ge=0, description="Connections beyond the pool in a burst.")
-    database_timeout: timedelta = Field(
+    database_timeout: Duration = Field(
         timedelta(seconds=5), description="Longest wait for a connection, a lock or a busy SQLite before a 503."
     )
 

@@ -45,8 +45,8 @@ class Lifecycle(RuleBasedStateMachine):
     jobs = Bundle("jobs")
     attempts = Bundle("attempts")
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(target=jobs)
+    def begin(self) -> object:
         with self.database.engine.begin() as connection:
             for table in reversed(Base.metadata.sorted_tables):
                 connection.execute(table.delete())
@@ -63,11 +63,15 @@ class Lifecycle(RuleBasedStateMachine):
         self.ended: dict[str, tuple[str, int]] = {}  # job -> its final state and version
         self.keys: dict[str, str] = {}  # idempotency key -> the one job it made
         self.holder: dict[str, int] = {}  # job -> the epoch that may write
+        return multiple(self._submit(), self._submit())
 
     # Users.
 
     @rule(target=jobs)
     def submit(self) -> str:
+        return self._submit()
+
+    def _submit(self) -> str:
         row = self.services.jobs.submit(TENANT, spec(self.model.id))
         self.known.append(row.id)
         return row.id
@@ -204,14 +208,15 @@ class Lifecycle(RuleBasedStateMachine):
             assert self._state(job) not in HELD
 
     @rule(target=attempts)
-    def a_worker_dies(self) -> object:
-        """A claim whose worker is never heard from again, some checkpoint later."""
-        claimed = self._claim("w3")
-        if not isinstance(claimed, Claimed):
+    def a_worker_is_replaced(self) -> object:
+        """A worker is paused behind its checkpoint; another one claims what it lost, and both go on."""
+        stale = self._claim("w3")
+        if not isinstance(stale, Claimed):
             return multiple()
-        self._checkpoint(claimed, b"x")
+        self._checkpoint(stale, b"x")
         self._run_out()
-        return claimed
+        fresh = self._claim("w4")
+        return multiple(stale, fresh) if isinstance(fresh, Claimed) else stale
 
     @rule(broken=st.booleans())
     def the_bell(self, broken: bool) -> None:
