@@ -75,10 +75,12 @@ def check_elements(shapes: Iterator[tuple[str, tuple[int, ...]]], caps: Caps) ->
 
     Raises:
         GraphTooLarge: a value has too many axes or elements, or all values together have; the message names it.
+        InvalidGraph: an axis has a negative length.
     """
     total = 0
     for name, shape in shapes:
         _check_rank(name, len(shape), caps)
+        _check_lengths(name, shape)
         elements = _product(shape)
         total += elements
         if elements > caps.tensor_elements:
@@ -230,9 +232,17 @@ def _check_tensor(tensor: onnx.TensorProto, caps: Caps) -> None:
     if tensor.data_type not in _TYPES:
         raise InvalidGraph("A tensor has no valid type", where=f"tensor {name!r}", actual=tensor.data_type)
     _check_rank(name, len(tensor.dims), caps)
-    if any(length < 0 for length in tensor.dims):
-        raise InvalidGraph("A tensor has a negative length", where=f"tensor {name!r}", actual=list(tensor.dims))
     check_elements(iter([(name, tuple(tensor.dims))]), caps)
+
+
+def _check_lengths(name: str, shape: tuple[int, ...]) -> None:
+    if any(length < 0 for length in shape):
+        raise InvalidGraph(
+            "A tensor has a negative length",
+            where=f"value {name!r}",
+            actual=list(shape),
+            advice="A kernel or crop is larger than what it is applied to; export with larger inputs.",
+        )
 
 
 def _check_rank(name: str, rank: int, caps: Caps) -> None:

@@ -1,7 +1,7 @@
 """Bytes in, checked graph out. Every refusal says what is wrong, where, and what is allowed."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from workers.pruning.graph.wire import Span, skeleton
 from workers.pruning.types import TensorSpec
 
 _HEAD_BYTES: Final = 64
+_OPAQUE: Final = "opaque"
 _RE_EXPORT: Final = "Check the file with onnx.checker.check_model(path, full_check=True) and export it again."
 
 
@@ -112,24 +113,46 @@ def _check_spans(proto: onnx.ModelProto, spans: dict[int, Span]) -> None:
         dtype = ir.DataType(tensor.data_type)
         expected = -(-int(np.prod(tensor.dims, dtype=np.int64)) * dtype.bitwidth // 8)
         if dtype == ir.DataType.STRING or expected != span.stop - span.start:
-            raise InvalidGraph(
-                "A weight has the wrong number of bytes",
-                where=f"initializer {tensor.name!r} of shape {list(tensor.dims)}",
-                actual=span.stop - span.start,
-                allowed=expected,
-                advice=_RE_EXPORT,
-            )
+            raise _wrong_size(tensor.name, tensor.dims, span.stop - span.start, expected)
+
+
+def _wrong_size(name: str, shape: Sequence[int], actual: object, allowed: object) -> InvalidGraph:
+    return InvalidGraph(
+        "A weight has the wrong number of bytes",
+        where=f"initializer {name!r} of shape {list(shape)}",
+        actual=actual,
+        allowed=allowed,
+        advice=_RE_EXPORT,
+    )
 
 
 def _check_inferred(proto: onnx.ModelProto, spans: dict[int, Span], caps: Caps) -> None:
     """Run the full checker and shape inference on the skeleton, then the caps on every inferred shape."""
     bare = _without_large_weights(proto, spans)
     try:
+        check_elements(_shapes(_inferred_without_slices(bare)), caps)
         inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=False, data_prop=True)
         check_elements(_shapes(inferred), caps)
         onnx.checker.check_model(inferred, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise InvalidGraph("The ONNX checker refuses the file", actual=_summary(error), advice=_RE_EXPORT) from error
+
+
+def _inferred_without_slices(bare: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes as far as they can be inferred when no Slice is looked at.
+
+    onnx 1.23 ends the process at a Slice of an axis of negative length, as a kernel larger than its input leaves
+    behind; such lengths are to be found before.
+    """
+    if not any(node.op_type == "Slice" for node in bare.graph.node):
+        return bare
+    opaque = onnx.ModelProto()
+    opaque.CopyFrom(bare)
+    opaque.opset_import.add(domain=_OPAQUE, version=1)
+    for node in opaque.graph.node:
+        if node.op_type == "Slice":
+            node.domain = _OPAQUE
+    return onnx.shape_inference.infer_shapes(opaque, check_type=False, strict_mode=False, data_prop=False)
 
 
 def _without_large_weights(proto: onnx.ModelProto, spans: dict[int, Span]) -> onnx.ModelProto:
@@ -153,7 +176,7 @@ def _shapes(proto: onnx.ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
     for values in (proto.graph.input, proto.graph.value_info, proto.graph.output):
         for value in values:
             dims = value.type.tensor_type.shape.dim
-            yield value.name, tuple(max(dim.dim_value, 0) if dim.HasField("dim_value") else 1 for dim in dims)
+            yield value.name, tuple(dim.dim_value if dim.HasField("dim_value") else 1 for dim in dims)
 
 
 def _to_ir(proto: onnx.ModelProto) -> ir.Model:
@@ -168,13 +191,18 @@ def _attach_weights(graph: ir.Model, proto: onnx.ModelProto, spans: dict[int, Sp
     for index, tensor in enumerate(proto.graph.initializer):
         value = graph.graph.initializers[tensor.name]
         span = spans.get(index)
-        if span is None:
-            if value.const_value is not None and value.dtype != ir.DataType.STRING:
-                value.const_value = ir.tensor(
-                    np.array(value.const_value.numpy()), value.const_value.dtype, name=tensor.name
-                )
-            continue
-        value.const_value = _copied(view[span.start : span.stop], tensor)
+        if span is not None:
+            value.const_value = _copied(view[span.start : span.stop], tensor)
+        elif value.const_value is not None and value.dtype != ir.DataType.STRING:
+            value.const_value = _copied_small(value.const_value)
+
+
+def _copied_small(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    try:
+        array = np.array(tensor.numpy())
+    except (ValueError, TypeError) as error:
+        raise _wrong_size(tensor.name or "", tensor.shape.numpy(), str(error), None) from error
+    return ir.tensor(array, tensor.dtype, name=tensor.name)
 
 
 def _copied(content: memoryview, tensor: onnx.TensorProto) -> ir.TensorProtocol:

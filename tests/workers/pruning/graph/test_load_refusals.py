@@ -309,6 +309,17 @@ def test_contradicting_shapes_are_refused_by_the_checker():
         load(model.SerializeToString())
 
 
+def test_a_kernel_larger_than_its_input_is_refused():
+    """The length that is left is negative; a Slice behind it would end the process within onnx."""
+    text = """small (float[N,1,8,8] x) => (float[N,1,h,w] y)
+        <float[1,1,1,39] w = {WEIGHTS}, int64[1] s = {0}, int64[1] e = {4}, int64[1] a = {3}> {
+        c = Conv (x, w)
+        y = Slice (c, s, e, a) }""".replace("WEIGHTS", ", ".join(["1"] * 39))
+
+    with pytest.raises(InvalidGraph, match=r"negative length; at value 'c'; found \[1, 1, 8, -30\]"):
+        load(onnx.parser.parse_model(HEADER + text).SerializeToString())
+
+
 def test_a_weight_with_missing_bytes_is_refused():
     """Before anything reads it."""
     model = proto(CHAIN)
