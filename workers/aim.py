@@ -109,12 +109,11 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     inputs = samples.batch(np.arange(min(PARITY_SAMPLES, len(samples)), dtype=np.int64))
     difference = parity(content, outcome.graph, inputs, run)
     run.report(Phase.VERIFY, 0.3, "held-out samples")
-    evaluation = judged(load.load(content), task)
+    evaluation = _judged(load.load(content), task)
     return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation)
 
 
-def judged(graph: ir.Model, task: Task) -> Evaluation:
-    """Evaluate on the held-out samples, beside the original."""
+def _judged(graph: ir.Model, task: Task) -> Evaluation:
     return evaluate(
         graph,
         task.data.validation,

@@ -16,11 +16,11 @@ import onnx_ir as ir
 import torch
 
 from workers import analysis, result
-from workers.aim import Aimed, aim, judged
+from workers.aim import Aimed, aim
 from workers.phase_times import PhaseTimes
 from workers.prune_spec import PruneSpec, Target
-from workers.pruning.allocation.budget import reachable
-from workers.pruning.errors import TargetUnreachable, UnstableTiming
+from workers.pruning.allocation.budget import require_reachable
+from workers.pruning.errors import UnstableTiming
 from workers.pruning.graph import cost, head, load
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
@@ -29,8 +29,8 @@ from workers.pruning.measure.stats import compare
 from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
-from workers.pruning.training.evaluate import Evaluation, answer
-from workers.pruning.types import Budget, CostModel, Json, Measurement, Phase, Run
+from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
+from workers.pruning.types import Json, Measurement, Phase, Run
 
 VERSION: Final = "0.1.0"
 REPORT_NAME: Final = "report.json"
@@ -69,7 +69,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     source = network.read_bytes()
     task = prepare(spec, network, dataset, run)
     out.mkdir(parents=True, exist_ok=True)
-    before = judged(task.graph, task)
+    before = _original(task)
     variants = []
     for number, targets in enumerate(spec.target_sets):
         budgets = tuple(target.budget(cost.count(task.graph)) for target in targets)
@@ -78,8 +78,9 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
         shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
         (out / f"{prefix}pruned.onnx").write_bytes(shipped.pruned.content)
         latency, doubts = _latency(spec, task, {"before": source, "after": shipped.pruned.content})
-        variants.append(_result(aimed, targets, before, shipped, latency) | _asked(spec, task))
-        variants[-1]["warnings"] = [*variants[-1]["warnings"], *doubts]
+        variant = _result(aimed, targets, before, shipped, latency)
+        warnings: list[Json] = [*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *doubts]
+        variants.append(variant | _asked(spec, task) | {"warnings": warnings})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
     stated["timing"] = times.finish()
     stated["artifacts"] = [entry for variant in variants for entry in _entries(variant)] + [_report_entry()]
@@ -105,7 +106,8 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     model = cost_model(graph, grouping)
     before = cost.count(graph)
     for targets in spec.target_sets:
-        require_reachable(model, [target.budget(before) for target in targets], spec)
+        budgets = [target.budget(before) for target in targets]
+        require_reachable(model, budgets, min_keep=spec.min_keep, round_to=spec.round_to)
     data = _data(spec, graph, dataset, run)
     outputs = head.find(graph)
     is_classifier = outputs.is_classification
@@ -124,24 +126,6 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     )
 
 
-def require_reachable(model: CostModel, budgets: list[Budget], spec: PruneSpec) -> None:
-    """Refuse a budget that even the narrowest network exceeds.
-
-    Raises:
-        TargetUnreachable: with the smallest reachable figure.
-    """
-    smallest = reachable(model, min_keep=spec.min_keep, round_to=spec.round_to)
-    for budget in budgets:
-        if smallest[budget.metric] > budget.limit:
-            raise TargetUnreachable(
-                "Even with every group at its floor the network costs more than the target",
-                where=budget.metric.value,
-                actual=f"{budget.limit:.6g} asked for",
-                allowed=f"{smallest[budget.metric]:.6g} or more",
-                advice="Raise the target, lower export.min_keep, or exclude fewer layers.",
-            )
-
-
 def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> Dataset:
     inputs = load.input_specs(graph)
     if dataset is None:
@@ -149,6 +133,12 @@ def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> D
     data = open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)
     require_match(data, load.output_specs(graph), head.find(graph))
     return match_classes(data, graph)
+
+
+def _original(task: Task) -> Evaluation:
+    if isinstance(task.reference, Answers):
+        return judge(task.reference, task.data.validation, reference=task.reference)
+    return Evaluation(num_samples=len(task.data.validation))
 
 
 def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: bytes, seed: int) -> dict[str, str]:
@@ -210,7 +200,6 @@ def _result(
         "sha256": hashlib.sha256(content).hexdigest(),
         "size_bytes": len(content),
         "file": f"{task.step_prefix}pruned.onnx",
-        "warnings": [*outcome.warnings, *task.data.notes, *shipped.warnings],
     }
 
 

@@ -245,7 +245,7 @@ def test_an_unreachable_target_is_refused_before_the_data(network, tmp_path):
     """The refusal states the smallest reachable figure, and no dataset is opened."""
     spec = replace(HALF, target_sets=((Target(metric="flops", ratio=0.001),),))
 
-    with pytest.raises(TargetUnreachable, match=r"allowed \d+"):
+    with pytest.raises(TargetUnreachable, match=r"smallest reachable macs \d"):
         prune(spec, network=network, dataset=tmp_path / "missing.npz", out=tmp_path, run=run_of())
 
 

@@ -128,12 +128,12 @@ def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, F
 
 def recover(task: Task, chosen: Chosen, batches: Batches, *, compensated: bool, score_source: str) -> Outcome:
     """Repair and train the cut network, stating after each stage how good it is on held-out samples."""
-    stages = [_stage(task, "raw", chosen.graph)]
+    stages = [_stage(task, "raw", chosen.graph, Phase.CUT)]
     repaired = repair(task, chosen, batches, compensated=compensated)
-    stages.append(_stage(task, "compensated" if compensated else "recalibrated", repaired))
+    stages.append(_stage(task, "compensated" if compensated else "recalibrated", repaired, Phase.COMPENSATE))
     final, finetuned = train(task, repaired, batches)
     if finetuned is not None:
-        stages.append(_stage(task, "finetuned", final))
+        stages.append(_stage(task, "finetuned", final, Phase.FINETUNE))
     return Outcome(
         graph=final,
         keep=chosen.keep,
@@ -183,11 +183,15 @@ def _remembered_graph(task: Task, step: str, compute: Callable[[], ir.Model]) ->
     return load.load(np.ascontiguousarray(memo.arrays["graph"]).tobytes())
 
 
-def _stage(task: Task, name: str, graph: ir.Model) -> Stage:
-    return Stage(
-        name=name,
-        evaluation=evaluate(graph, task.data.validation, reference=task.reference, threads=task.run.num_threads),
+def _stage(task: Task, name: str, graph: ir.Model, phase: Phase) -> Stage:
+    evaluation = evaluate(
+        graph,
+        task.data.validation,
+        reference=task.reference,
+        threads=task.run.num_threads,
+        progress=lambda _: task.run.report(phase, 1.0, "held-out samples"),
     )
+    return Stage(name=name, evaluation=evaluation)
 
 
 def _warnings(finetuned: Finetuned | None) -> tuple[str, ...]:

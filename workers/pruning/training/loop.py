@@ -271,7 +271,8 @@ class _Trainer:
 
 
 def _placed(network: GraphModule, device: str) -> GraphModule:
-    return network.to(device).to(memory_format=torch.channels_last)
+    placed: GraphModule = network.to(device)
+    return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub has no overload for it
 
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:

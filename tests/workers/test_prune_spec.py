@@ -1,0 +1,73 @@
+"""A stored job becomes what the engine is asked for."""
+
+import pytest
+
+from app.domain.methods import parse_spec
+from workers.prune_spec import PruneSpec, Target, UnsupportedTarget
+from workers.pruning.training.recipe import FinetuneSettings
+from workers.pruning.types import Budget, Cost, Metric
+
+BEFORE = Cost(macs=1000, params=200, size_bytes=900, peak_activation_bytes=64)
+
+
+def stored(**fields):
+    """A job's spec as the service keeps it."""
+    return parse_spec({"model": "mdl_1", **fields}).model_dump(mode="json")
+
+
+def test_defaults_leave_everything_to_the_engine():
+    """A job that says only its target asks for auto with nothing chosen."""
+    spec = PruneSpec.from_json(stored(target="flops=50%"))
+
+    assert spec.target_sets == ((Target(metric="flops", ratio=0.5),),)
+    assert (spec.method, spec.finetune, spec.round_to, spec.min_keep) == ("auto", FinetuneSettings(), None, 0.1)
+    assert spec.preprocessing is None
+
+
+def test_everything_a_job_can_say_arrives():
+    """Options, fine-tuning, rounding, patterns and the allowed drop reach the engine."""
+    spec = PruneSpec.from_json(
+        stored(
+            target=[{"metric": "params", "value": 1200.0}, {"metric": "macs", "ratio": 0.5}],
+            method="magnitude",
+            options={"norm": "l1"},
+            finetune={"steps": 7, "learning_rate": 0.1, "distillation": 0.5, "temperature": 3},
+            export={"round_to": 4, "min_keep": 0.0},
+            include=["layer*"],
+            exclude=["head"],
+            max_accuracy_drop=0.02,
+        )
+    )
+
+    assert spec.target_sets == ((Target(metric="params", value=1200.0), Target(metric="macs", ratio=0.5)),)
+    assert (spec.method, spec.options["norm"]) == ("magnitude", "l1")
+    assert spec.finetune == FinetuneSettings(steps=7, learning_rate=0.1, distillation=0.5, temperature=3)
+    assert (spec.round_to, spec.min_keep, spec.max_accuracy_drop) == (4, 0.0, 0.02)
+    assert (spec.include, spec.exclude) == (("layer*",), ("head",))
+
+
+def test_several_targets_are_several_sets():
+    """`targets` gives one set per artifact."""
+    spec = PruneSpec.from_json(stored(targets=["flops=50%", "flops=30%,params=40%"]))
+
+    assert [len(targets) for targets in spec.target_sets] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("target", "budget"),
+    [
+        (Target(metric="flops", ratio=0.5), Budget(metric=Metric.MACS, limit=500.0)),
+        (Target(metric="flops", value=1000.0), Budget(metric=Metric.MACS, limit=500.0)),
+        (Target(metric="macs", value=300.0), Budget(metric=Metric.MACS, limit=300.0)),
+        (Target(metric="size_bytes", ratio=1 / 3), Budget(metric=Metric.SIZE_BYTES, limit=300.0)),
+    ],
+)
+def test_targets_become_limits(target, budget):
+    """Shares are of the original's figure; a FLOP is half a MAC."""
+    assert target.budget(BEFORE) == budget
+
+
+def test_latency_is_refused_by_name():
+    """A latency is no budget; the message names what is."""
+    with pytest.raises(UnsupportedTarget, match=r"found latency_ms; allowed flops, macs"):
+        Target(metric="latency_ms", ratio=0.5).budget(BEFORE)
