@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from math import ceil
 
-from workers.pruning.allocation.alignment import steps_for
+from workers.pruning.allocation.alignment import blocks_for, steps_for
 from workers.pruning.errors import TargetUnreachable
 from workers.pruning.types import Budget, Cost, CostModel, Length, Metric, Term
 
@@ -49,9 +49,18 @@ def holds(cost: Cost, budgets: Iterable[Budget]) -> bool:
 
 
 def floor_widths(model: CostModel, min_keep: float, round_to: int | None) -> tuple[int, ...]:
-    """Fewest units that each group may keep: the share `min_keep`, rounded up to a step; never none."""
-    steps = steps_for(model, round_to)
+    """Fewest units that each group may keep: the share `min_keep`, rounded up to a step, never none, never above all.
+
+    With `round_to` None the step is chosen later, and small enough to reach whatever can be reached: floors of step 1.
+    """
+    steps = steps_for(model, round_to or 1)
     return tuple(floor_of(width, min_keep, step) for width, step in zip(model.widths, steps, strict=True))
+
+
+def aligned_floors(model: CostModel, min_keep: float) -> tuple[int, ...]:
+    """Fewest units that each group may keep where the runtime's blocks are to stay filled."""
+    shapes = zip(model.widths, steps_for(model, None), blocks_for(model, None), strict=True)
+    return tuple(max(floor_of(width, min_keep, step), min(width, block)) for width, step, block in shapes)
 
 
 def floor_of(width: int, min_keep: float, step: int) -> int:

@@ -11,10 +11,10 @@ _Side = tuple[int, int]  # index of a length, positions per unit
 class Ledger:
     """Current widths, current figures, and what removing units of a group would save."""
 
-    def __init__(self, model: CostModel, budgets: Sequence[Budget]) -> None:
+    def __init__(self, model: CostModel, budgets: Sequence[Budget], *, macs_per_param: float = 0.0) -> None:
         self.kept = list(model.widths)
         self.version = 0  # changes when savings may have grown, so that priorities must be computed anew
-        self._sheets = [_sheet(model, budget) for budget in budgets]
+        self._sheets = [_sheet(model, budget, macs_per_param) for budget in budgets]
 
     def holds(self) -> bool:
         """Whether all budgets hold."""
@@ -92,8 +92,9 @@ class _Sum:
 class _SumSheet:
     """One budget on a metric that is a sum."""
 
-    def __init__(self, terms: Sequence[Term], widths: Sequence[int], limit: float) -> None:
+    def __init__(self, terms: Sequence[Term], widths: Sequence[int], limit: float, *, beside: Sequence[Term]) -> None:
         self._sum = _Sum(terms, widths)
+        self._beside = _Sum(beside, widths)  # counts as saved, but not against the limit
         self._limit = limit
         self.limit = max(limit, 1.0)
 
@@ -101,13 +102,14 @@ class _SumSheet:
         return self._sum.value <= self._limit
 
     def saving(self, group: int, units: int) -> float:
-        return self._sum.saving(group, units)
+        return self._sum.saving(group, units) + self._beside.saving(group, units)
 
     def fits(self, group: int, units: int) -> bool:
         return self._sum.value - self._sum.saving(group, -units) <= self._limit
 
     def remove(self, group: int, units: int) -> bool:
         self._sum.remove(group, units)
+        self._beside.remove(group, units)
         return False
 
 
@@ -139,7 +141,7 @@ class _PeakSheet:
         return before != self._worst
 
 
-def _sheet(model: CostModel, budget: Budget) -> _SumSheet | _PeakSheet:
+def _sheet(model: CostModel, budget: Budget, macs_per_param: float) -> _SumSheet | _PeakSheet:
     if budget.metric is Metric.PEAK_ACTIVATION_BYTES:
         return _PeakSheet(model.peak, model.widths, budget.limit)
     terms: dict[Metric, Sequence[Term]] = {
@@ -147,4 +149,7 @@ def _sheet(model: CostModel, budget: Budget) -> _SumSheet | _PeakSheet:
         Metric.PARAMS: model.params,
         Metric.SIZE_BYTES: model.size_bytes,
     }
-    return _SumSheet(terms[budget.metric], model.widths, budget.limit)
+    beside = []
+    if budget.metric is Metric.MACS and macs_per_param:
+        beside = [Term(coefficient=macs_per_param * term.coefficient, lengths=term.lengths) for term in model.params]
+    return _SumSheet(terms[budget.metric], model.widths, budget.limit, beside=beside)

@@ -8,8 +8,8 @@ from math import inf
 
 import numpy as np
 
-from workers.pruning.allocation.alignment import steps_for
-from workers.pruning.allocation.budget import floor_of, require_reachable
+from workers.pruning.allocation.alignment import MACS_PER_PARAM, steps_for
+from workers.pruning.allocation.budget import aligned_floors, cost, floor_widths, holds, require_reachable
 from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.errors import NonFiniteScore
 from workers.pruning.types import Budget, CostModel, FloatArray, Grouping, IntArray, Keep, Scores
@@ -42,7 +42,9 @@ def allocate(
         model: cost of any widths.
         budgets: absolute limits; all hold for the result.
         alpha: 0 ranks by score alone, 1 by score per cost.
-        round_to: channels removed at a time; None chooses per group what the runtime likes (see alignment).
+        round_to: channels removed at a time. None chooses what the runtime likes (see alignment): steps by the width of
+            the tensor, blocks kept filled, and savings of MACs that include the time to read parameters; where that
+            cannot reach the target, single channels.
         min_keep: share of every group that stays at least.
 
     Raises:
@@ -51,12 +53,14 @@ def allocate(
     """
     _check(scores, grouping)
     require_reachable(model, budgets, min_keep=min_keep, round_to=round_to)
-    steps = steps_for(model, round_to)
+    aligned = round_to is None and holds(cost(model, aligned_floors(model, min_keep)), budgets)
+    floors = aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to)
+    steps = steps_for(model, None if aligned else round_to or 1)
     queues = [
-        _Queue.of(scores.values[group.start : group.stop], group.start, step=step, min_keep=min_keep)
-        for group, step in zip(grouping.groups, steps, strict=True)
+        _Queue.of(scores.values[group.start : group.stop], group.start, step=step, floor=floor)
+        for group, step, floor in zip(grouping.groups, steps, floors, strict=True)
     ]
-    ledger = Ledger(model, budgets)
+    ledger = Ledger(model, budgets, macs_per_param=MACS_PER_PARAM if aligned else 0.0)
     gone = _refill(queues, ledger, _Descent(queues, ledger, alpha).run())
     mask = np.ones(grouping.num_units, np.bool_)
     for queue, blocks in zip(queues, gone, strict=True):
@@ -84,11 +88,11 @@ class _Queue:
     worth: tuple[float, ...]  # mean score of each block
 
     @classmethod
-    def of(cls, values: FloatArray, start: int, *, step: int, min_keep: float) -> "_Queue":
+    def of(cls, values: FloatArray, start: int, *, step: int, floor: int) -> "_Queue":
         """Sort a group and cut it into blocks that leave multiples of `step`; the first block takes the remainder."""
         width = len(values)
         order = np.argsort(values, kind="stable")
-        removable = width - floor_of(width, min_keep, step)
+        removable = width - floor
         first = width % step or step
         ends = tuple(range(first, removable + 1, step))
         bounds = (0, *ends)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.networks import graph
 from tests.workers.pruning.allocation.hand import chain, length, term
-from workers.pruning.allocation.alignment import steps_for
+from workers.pruning.allocation.alignment import blocks_for, steps_for
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find
 from workers.pruning.types import CostModel, Length
@@ -41,6 +41,13 @@ def test_units_of_several_channels_count_for_all_of_them() -> None:
     network = model(term(1.0, pairs), term(1.0, triples), widths=(20, 20))
 
     assert (4, 8) == steps_for(network, 8)
+
+
+def test_blocks_stay_filled_from_24_channels_on() -> None:
+    """16 of 24 channels and more; of pairs, 8; nothing is asked for where the request decides."""
+    assert (1, 16, 16) == blocks_for(chain(16, 24, 512), None)
+    assert (8,) == blocks_for(model(term(1.0, length(0, 2)), widths=(20,)), None)
+    assert (1, 1, 1) == blocks_for(chain(16, 24, 512), 4)
 
 
 def test_a_flatten_does_not_ask_for_less() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.workers.pruning.allocation.hand import chain
-from workers.pruning.allocation.budget import cost, floor_widths, holds, reachable, require_reachable
+from workers.pruning.allocation.budget import aligned_floors, cost, floor_widths, holds, reachable, require_reachable
 from workers.pruning.errors import TargetUnreachable
 from workers.pruning.types import Budget, Cost, Metric
 
@@ -34,12 +34,17 @@ def test_budgets_hold_up_to_their_limit() -> None:
         (0.5, 8, (8, 32, 320)),
         (0.0, 1, (1, 1, 1)),  # never none
         (1.0, 8, (10, 64, 640)),  # never more than all
-        (0.1, None, (4, 16, 64)),  # steps 4, 16, 16
+        (0.1, None, (1, 7, 64)),  # as of step 1: what is reachable does not depend on what the runtime likes
     ],
 )
 def test_floors(min_keep: float, round_to: int | None, expected: tuple[int, ...]) -> None:
     """The share that stays, rounded up to a step, for widths 10, 64 and 640."""
     assert expected == floor_widths(chain(10, 64, 640), min_keep, round_to)
+
+
+def test_aligned_floors_fill_blocks() -> None:
+    """Steps 4, 8, 16 and 16: 10 channels keep 4, 32 keep a block of 16, 64 one step of 16, 640 their share."""
+    assert (4, 16, 16, 64) == aligned_floors(chain(10, 32, 64, 640), 0.1)
 
 
 def test_the_smallest_reachable_value_is_that_of_the_floor() -> None:

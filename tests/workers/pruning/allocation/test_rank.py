@@ -20,7 +20,7 @@ from workers.pruning.errors import NonFiniteScore, TargetUnreachable
 from workers.pruning.graph.load import load
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find
-from workers.pruning.types import Budget, CostModel, FloatArray, Grouping, Keep, Metric, Scores
+from workers.pruning.types import Budget, CostModel, FloatArray, Grouping, Keep, Length, Metric, Scores, Term
 
 NETWORKS = ["chain", "residual", "padded_shortcut", "concat", "depthwise", "grouped", "flatten", "unet"]
 
@@ -95,9 +95,9 @@ def test_targets_are_met_and_never_exceeded(  # noqa: PLR0917  # one per dimensi
     kept = widths(groups, allocate(values, groups, model, [budget], alpha=alpha, round_to=round_to))
 
     assert holds(cost(model, kept), [budget])
-    for count, floor, width, step in zip(kept, floors, model.widths, steps_for(model, round_to), strict=True):
+    for count, floor, width, step in zip(kept, floors, model.widths, steps_for(model, round_to or 1), strict=True):
         assert floor <= count <= width
-        assert count == width or count % step == 0
+        assert count in {width, floor} or count % step == 0
 
 
 @given(st.integers(0, 1000))
@@ -123,6 +123,44 @@ def test_score_per_cost_spares_what_saves_little() -> None:
 
     assert [2, 44, 2] == widths(groups, allocate(scores(values), groups, model, [budget], alpha=0.0, round_to=1))
     assert [1, 50, 2] == widths(groups, allocate(scores(values), groups, model, [budget], alpha=1.0, round_to=1))
+
+
+def test_the_default_rounding_keeps_blocks_filled() -> None:
+    """Half the MACs of 20, 32, 128 and 512: each width is whole, or a multiple of 4, 8, 16 and 16, and not below 16."""
+    model, groups = chain(20, 32, 128, 512), grouping(20, 32, 128, 512)
+    values = scores(np.random.default_rng(0).random(groups.num_units))
+    kept = widths(groups, allocate(values, groups, model, [macs(model, 0.5)]))
+
+    assert all(
+        count == width or count % step == 0
+        for count, width, step in zip(kept, model.widths, (4, 8, 16, 16), strict=True)
+    )
+    assert min(kept[1:]) >= 16
+
+
+def test_the_default_rounding_gives_way_to_the_target() -> None:
+    """Where steps of 4 cannot reach 30 % of 8 x 8, single channels can."""
+    model, groups = chain(8, 8), grouping(8, 8)
+    kept = widths(groups, allocate(scores(np.arange(16.0)), groups, model, [macs(model, 0.3)]))
+
+    assert holds(cost(model, kept), [macs(model, 0.3)])
+    assert any(count % 4 for count in kept)
+
+
+def test_reading_parameters_counts_by_default() -> None:
+    """A layer of few MACs but many parameters goes first by default, a layer of many MACs where `round_to` is given."""
+    hot, heavy = (Length(fixed=0, parts=((group, 1),)) for group in (0, 1))
+    model = CostModel(
+        widths=(64, 64),
+        macs=(Term(coefficient=200.0, lengths=(hot,)), Term(coefficient=100.0, lengths=(heavy,))),
+        params=(Term(coefficient=1.0, lengths=(hot,)), Term(coefficient=50.0, lengths=(heavy,))),
+        size_bytes=(),
+        peak=(),
+    )
+    groups = grouping(64, 64)
+
+    assert [64, 48] == widths(groups, allocate(scores([1.0] * 128), groups, model, [macs(model, 0.92)]))
+    assert [48, 64] == widths(groups, allocate(scores([1.0] * 128), groups, model, [macs(model, 0.92)], round_to=16))
 
 
 def test_all_budgets_hold_at_once() -> None:
