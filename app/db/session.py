@@ -8,6 +8,7 @@ way. PostgreSQL's READ COMMITTED needs guarded updates instead; app/db/jobs.py g
 
 import errno
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class Database:
     engine: Engine
     _readers: sessionmaker[Session]
     _writers: sessionmaker[Session]
+    # SQLite lets one writer in and has the others poll, so a thread can be passed over until its time is up. Threads of
+    # one process therefore queue for their turn here; the polling is left between processes.
+    _turn: "threading.Lock | None"
+    _patience: timedelta
 
     @contextmanager
     def read_only(self) -> Iterator[Session]:
@@ -56,8 +61,21 @@ class Database:
                 broke during the commit itself.
             StorageFull: the database has no room left; nothing was committed.
         """
-        with translated(), self._writers() as session, session.begin():
+        with self._in_turn(), translated(), self._writers() as session, session.begin():
             yield session
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._patience.total_seconds()):
+            detail = "The database is busy: other requests have been writing for too long."
+            raise DatabaseUnavailable(detail, advice="Try again shortly.", retry_after=_RETRY_AFTER)
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def now(self, session: Session) -> datetime:
         """Give the database's time: leases of workers on several hosts must be judged by one clock."""
@@ -99,15 +117,16 @@ def open_database(settings: Settings) -> Database:
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_pool_overflow,
     )
-    return bind(engine)
+    return bind(engine, timeout=settings.database_timeout)
 
 
-def bind(engine: Engine) -> Database:
-    """Give the Database around an engine of open_engine()."""
+def bind(engine: Engine, *, timeout: timedelta = timedelta(seconds=5)) -> Database:
+    """Give the Database around an engine of open_engine(); writers wait no longer than `timeout` for their turn."""
     readers = engine.execution_options(postgresql_readonly=True) if engine.dialect.name == "postgresql" else engine
     writers = engine.execution_options(**{_WRITES: True})
     options: dict[str, Any] = {"expire_on_commit": False}
-    return Database(engine, sessionmaker(readers, **options), sessionmaker(writers, **options))
+    turn = threading.Lock() if engine.dialect.name == "sqlite" else None
+    return Database(engine, sessionmaker(readers, **options), sessionmaker(writers, **options), turn, timeout)
 
 
 def open_engine(

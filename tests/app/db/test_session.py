@@ -142,6 +142,21 @@ def test_a_busy_sqlite_is_unavailable(tmp_path: Path) -> None:
     assert refusal.value.retry_after == timedelta(seconds=2)
 
 
+def test_writers_of_one_process_take_turns(tmp_path: Path) -> None:
+    """A thread whose turn does not come in time is told so, without asking SQLite at all."""
+    database = bind(open_engine(f"sqlite:///{tmp_path / 'turns.sqlite3'}"), timeout=timedelta(milliseconds=50))
+
+    def write() -> None:
+        with database.unit_of_work():
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.unit_of_work(), pytest.raises(DatabaseUnavailable, match="writing for too long"):
+            pool.submit(write).result()
+        pool.submit(write).result()
+    database.dispose()
+
+
 def test_a_full_database_is_full(tmp_path: Path) -> None:
     """A write that finds no room answers 507, and nothing of it is kept."""
     database = bind(open_engine(f"sqlite:///{tmp_path / 'full.sqlite3'}"))
