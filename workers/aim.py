@@ -11,6 +11,7 @@ from workers.prune_spec import PruneSpec
 from workers.pruning.export.parity import parity
 from workers.pruning.export.write import write
 from workers.pruning.graph import cost, load
+from workers.pruning.graph.open_batch import close_batch, fixed_batch
 from workers.pruning.methods import METHODS
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.training.evaluate import Evaluation, evaluate
@@ -103,11 +104,13 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     run = task.run
     outcome = METHODS[spec.method](task, **spec.options)
     run.report(Phase.EXPORT, 0.0)
-    content = write(outcome.graph, task.graph, metadata)
+    final = close_batch(outcome.graph, task.uploaded)
+    content = write(final, task.uploaded, metadata)
     run.report(Phase.VERIFY, 0.0)
     samples = task.data.validation
-    inputs = samples.batch(np.arange(min(PARITY_SAMPLES, len(samples)), dtype=np.int64))
-    difference = parity(content, outcome.graph, inputs, run)
+    count = fixed_batch(task.uploaded) or PARITY_SAMPLES
+    inputs = samples.batch(np.arange(count, dtype=np.int64) % len(samples))
+    difference = parity(content, final, inputs, run)
     run.report(Phase.VERIFY, 0.3, "held-out samples")
     evaluation = _judged(load.load(content), task)
     return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation)

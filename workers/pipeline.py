@@ -22,6 +22,7 @@ from workers.prune_spec import PruneSpec, Target
 from workers.pruning.allocation.budget import require_reachable
 from workers.pruning.errors import UnstableTiming
 from workers.pruning.graph import cost, head, load
+from workers.pruning.graph.open_batch import open_batch
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.measure.latency import measure
@@ -99,7 +100,8 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     """
     run.report(Phase.INSPECT, 0.0)
     run.report(Phase.LOAD, 0.0)
-    graph = load.load(network)
+    uploaded = load.load(network)
+    graph = open_batch(uploaded)
     run.report(Phase.GROUP, 0.0)
     grouping = find(graph, include=spec.include, exclude=spec.exclude)
     require_prunable(grouping)
@@ -112,6 +114,7 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     outputs = head.find(graph)
     is_classifier = outputs.is_classification
     return Task(
+        uploaded=uploaded,
         graph=graph,
         head=outputs,
         data=data,

@@ -13,7 +13,7 @@ from tests.workers.pruning.journals import KeptInMemory, Killed, Watch, run_of
 from tests.workers.pruning.seeded import answers, seeded
 from workers.pipeline import analyse_dataset, analyse_network, prune
 from workers.prune_spec import PruneSpec, Target, UnsupportedTarget
-from workers.pruning.errors import InvalidDataset, NothingToPrune, TargetUnreachable
+from workers.pruning.errors import InvalidDataset, InvalidGraph, NothingToPrune, TargetUnreachable
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.training.recipe import FinetuneSettings
 from workers.pruning.types import Phase
@@ -270,6 +270,32 @@ def test_labels_the_network_does_not_have_are_refused(network, tmp_path):
 
     with pytest.raises(InvalidDataset, match="7"):
         prune(HALF, network=network, dataset=path, out=tmp_path, run=run_of())
+
+
+def test_a_network_for_one_sample_stays_one(tmp_path):
+    """A network exported for batch 1 is scored and trained in batches, and its file still takes batch 1."""
+    text = RESIDUAL.replace("[N, ", "[1, ").replace(
+        "k = Flatten (j)", "s = Constant <value_ints = [1, 16]> ()  k = Reshape (j, s)"
+    )
+    graph = seeded(text, seed=3)
+    (tmp_path / "one.onnx").write_bytes(to_bytes(graph))
+    result = prune(HALF, network=tmp_path / "one.onnx", dataset=None, out=tmp_path, run=run_of())
+    pruned = onnx.load(tmp_path / "pruned.onnx")
+
+    assert result["finetune"]["batch_size"] == 32
+    assert [dim.dim_value for dim in pruned.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
+    assert [dim.dim_value for dim in pruned.graph.output[0].type.tensor_type.shape.dim] == [1, 4]
+
+
+def test_a_network_that_mixes_its_samples_is_refused(tmp_path):
+    """Where a larger batch would mix samples, the refusal asks for a dynamic batch axis."""
+    text = RESIDUAL.replace("[N, ", "[1, ").replace(
+        "k = Flatten (j)", "s = Constant <value_ints = [16, -1]> ()  t = Reshape (j, s)  k = Transpose (t)"
+    )
+    (tmp_path / "one.onnx").write_bytes(to_bytes(seeded(text, seed=3)))
+
+    with pytest.raises(InvalidGraph, match="dynamic batch axis"):
+        prune(HALF, network=tmp_path / "one.onnx", dataset=None, out=tmp_path, run=run_of())
 
 
 def test_analysis_says_what_may_go(network):

@@ -17,7 +17,8 @@ from workers.pruning.types import Budget, CostModel, Grouping, Json, Keep, Run
 class Task:
     """A network, what may go, how little may remain, and the data to do it with."""
 
-    graph: ir.Model  # as loaded; never changed
+    uploaded: ir.Model  # as loaded; the file keeps its interface
+    graph: ir.Model  # the same with an open batch axis; never changed
     head: Head
     data: Dataset
     grouping: Grouping

@@ -38,6 +38,7 @@ def task():
     graph = load.load(to_bytes(seeded(CHAIN)))
     grouping = find(graph)
     return Task(
+        uploaded=graph,
         graph=graph,
         head=head.find(graph),
         data=synthetic(graph, [TensorSpec(name="x", dtype="float32", shape=("N", 3, 8, 8))], seed=0, num_samples=100),
