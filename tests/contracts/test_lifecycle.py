@@ -94,6 +94,13 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def cancel(self, job: str) -> None:
+        self._cancel(job)
+
+    @rule(attempt=attempts)
+    def cancel_what_was_claimed(self, attempt: Claimed) -> None:
+        self._cancel(attempt.job_id)
+
+    def _cancel(self, job: str) -> None:
         before = self._state(job)
         after = JobState(self.services.jobs.cancel(TENANT, job).state)
         expected = {JobState.QUEUED: JobState.CANCELLED, JobState.RUNNING: JobState.CANCELLING}
@@ -252,6 +259,7 @@ class Lifecycle(RuleBasedStateMachine):
             self._events_tell_a_legal_story(row, [event for event in events if event.job_id == row.id])
             # No success without an artifact, and none without success.
             assert sum(kept.job_id == row.id for kept in made) == (row.state == JobState.SUCCEEDED)
+            assert row.losses < row.max_attempts or row.state in TERMINAL
             if row.state in TERMINAL:
                 assert not any(file.job_id == row.id for file in files)
         for kept in [*made, *files]:
