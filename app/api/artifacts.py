@@ -5,14 +5,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from app.api import documents, schemas
-from app.api.content import send_content
+from app.api.content import MEDIA_TYPES, send_content
 from app.api.deps import CallerDep, NoQueryDep, PartsDep, known_id
 from app.api.openapi import Json, answer, bare, problems
 from app.ids import Digest
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
-_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES = {
+    kind: {"schema": {"type": "string", "format": "binary"}}
+    for kind in (*MEDIA_TYPES.values(), "application/octet-stream")
+}
 _HEADERS = ["ETag", "Repr-Digest", "Content-Disposition", "Accept-Ranges", "X-Content-Type-Options"]
 _CONDITIONS: list[Json] = [
     {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": text}
@@ -40,6 +43,7 @@ async def get_artifact(artifact_id: str, parts: PartsDep, caller: CallerDep, _qu
     "/{artifact_id}/content",
     operation_id="get_artifact_content",
     response_model=None,
+    response_class=Response,
     responses={
         200: bare("The bytes.", headers=_HEADERS, content=_BYTES),
         206: bare("Some of the bytes.", headers=[*_HEADERS, "Content-Range"], content=_BYTES),
@@ -60,10 +64,11 @@ async def get_artifact_content(
     "/{artifact_id}/content",
     operation_id="head_artifact_content",
     response_model=None,
+    response_class=Response,
     responses={
-        200: bare("What a GET would send, without the bytes.", headers=_HEADERS),
+        200: bare("What a GET would send, without the bytes.", headers=_HEADERS, content=_BYTES),
         304: bare("Unchanged.", headers=["ETag"]),
-        **{status: bare(str(described["description"])) for status, described in problems(404).items()},
+        **problems(404),
     },
     openapi_extra={"parameters": _CONDITIONS[:1]},
 )

@@ -85,6 +85,7 @@ async def get_dataset(dataset_id: str, parts: PartsDep, caller: CallerDep, _quer
     "/{dataset_id}",
     operation_id="delete_dataset",
     response_model=None,
+    response_class=Response,
     status_code=204,
     responses={204: bare("Deleted."), **problems(404)},
 )

@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.request_id import request_id
@@ -96,18 +95,19 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"There is nothing at {request.url.path}; /docs lists what there is."
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = _allowed(request)
+        headers["Allow"] = _allowed(request, headers.get("Allow", ""))
         detail = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}."
     return problem_response(request.scope, _http_problem(error.status_code, detail), headers)
 
 
-def _allowed(request: Request) -> str:
-    """Every method of every route with this path; the framework names those of the first only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= set(getattr(route, "methods", None) or ())
-    return ", ".join(sorted(methods))
+def _allowed(request: Request, known: str) -> str:
+    """Every method of the path, from the document; the framework names those of the first route only."""
+    paths = request.app.openapi()["paths"]
+    path = request.url.path
+    if path not in paths:  # a path without parameters is itself in the document
+        path = next((template for template in paths if re.fullmatch(re.sub(r"\{[^}]*\}", "[^/]+", template), path)), "")
+    methods = {method.strip() for method in known.split(",") if method.strip()}
+    return ", ".join(sorted({method.upper() for method in paths[path]} if path in paths else methods))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -39,6 +39,7 @@ class EventsQuery(BaseModel):
     "/{job_id}/events",
     operation_id="list_events",
     response_model=None,
+    response_class=Response,
     responses={
         200: bare("Events in order.", content=_CONTENT),
         204: bare("The stream is over: the job has ended, and its last event was received."),

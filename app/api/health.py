@@ -1,7 +1,7 @@
 """/livez: the process answers; /readyz: it can do its work; /metrics: what an operator watches."""
 
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
+from datetime import timedelta
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,8 +13,21 @@ from starlette.responses import JSONResponse, Response
 from app.api.deps import NoQueryDep, PartsDep
 from app.api.openapi import answer, bare, problems
 from app.api.schemas import Liveness, Readiness
+from app.errors import ServiceError
 from app.services.figures import Figures, count
 from app.services.readiness import examine
+
+_RETRY_AFTER = timedelta(seconds=5)
+
+
+class NotReady(ServiceError):
+    """The service cannot do its work now; `checks` says what was looked at."""
+
+    code = "not-ready"
+    title = "The service is not ready"
+    status = 503
+    retryable = True
+
 
 router = APIRouter(tags=["health"])
 
@@ -33,7 +46,7 @@ async def livez(_query: NoQueryDep) -> Response:
     "/readyz",
     operation_id="readyz",
     response_model=None,
-    responses={**problems(), 200: answer(Readiness, "Ready."), 503: answer(Readiness, "Not ready.")},
+    responses={200: answer(Readiness, "Ready, or degraded: what is slower or later is named."), **problems()},
 )
 async def readyz(parts: PartsDep, _query: NoQueryDep) -> Response:
     """Say whether the service can do its work; writes a row and a few bytes to find out."""
@@ -44,17 +57,19 @@ async def readyz(parts: PartsDep, _query: NoQueryDep) -> Response:
         bell=parts.services.bell,
         settings=parts.services.settings,
     )
-    statuses = {finding.status for finding in found.values()}
-    overall = "unready" if "failed" in statuses else "degraded" if "degraded" in statuses else "ready"
     checks = {name: {"status": finding.status, "detail": finding.detail} for name, finding in found.items()}
-    status = HTTPStatus.SERVICE_UNAVAILABLE if overall == "unready" else HTTPStatus.OK
-    return JSONResponse({"status": overall, "checks": checks}, status_code=status)
+    failed = [f"{name}: {finding.detail}" for name, finding in found.items() if finding.status == "failed"]
+    if failed:
+        raise NotReady("; ".join(failed) + ".", extra={"checks": checks}, retry_after=_RETRY_AFTER)
+    well = all(finding.status == "ok" for finding in found.values())
+    return JSONResponse({"status": "ready" if well else "degraded", "checks": checks})
 
 
 @router.get(
     "/metrics",
     operation_id="metrics",
     response_model=None,
+    response_class=Response,
     responses={
         200: bare("Prometheus text format.", content={"text/plain": {"schema": {"type": "string"}}}),
         **problems(),

@@ -3,7 +3,7 @@
 from importlib.resources import files
 
 from fastapi import APIRouter
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from app.api.openapi import bare, problems
 
@@ -16,6 +16,7 @@ _PAGE = files("app").joinpath("web/index.html").read_text("utf-8")
     "/",
     operation_id="index",
     response_model=None,
+    response_class=Response,
     responses={200: bare("An HTML page.", content={"text/html": {"schema": {"type": "string"}}}), **problems()},
 )
 async def index() -> HTMLResponse:

@@ -85,6 +85,7 @@ async def get_model(model_id: str, parts: PartsDep, caller: CallerDep, _query: N
     "/{model_id}",
     operation_id="delete_model",
     response_model=None,
+    response_class=Response,
     status_code=204,
     responses={204: bare("Deleted."), **problems(404)},
 )

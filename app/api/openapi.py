@@ -149,7 +149,19 @@ def _components() -> Json:
         for name, schema in generated.items():
             target = names.get(_REF.format(model=name), _REF.format(model=name)).rpartition("/")[2]
             schemata[target] = _renamed(schema, names)
-    return dict(sorted(schemata.items()))
+    return schemata
+
+
+def _named(found: Any, schemata: Json, names: set[str]) -> set[str]:
+    """The names of the schemas that this part of the document leads to, added to `names`."""
+    if isinstance(found, dict):
+        name = str(found.get("$ref", "")).rpartition("/")[2]
+        if name and name not in names:
+            names.add(name)
+            _named(schemata[name], schemata, names)
+    for item in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        _named(item, schemata, names)
+    return names
 
 
 def document(app: FastAPI) -> Json:
@@ -157,7 +169,9 @@ def document(app: FastAPI) -> Json:
     if app.openapi_schema:
         return app.openapi_schema
     built = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    built["components"] = {"schemas": _components()}
+    schemata = _components()
+    used = sorted(_named(built["paths"], schemata, set()))
+    built["components"] = {"schemas": {name: schemata[name] for name in used}}
     for operations in built["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():

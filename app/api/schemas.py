@@ -270,7 +270,7 @@ class Check(OpenDocument):
 class Readiness(Document):
     """Whether the service can do its work, and what was looked at."""
 
-    status: Literal["ready", "degraded", "unready"]
+    status: Literal["ready", "degraded"]
     checks: dict[str, Check]
 
 

@@ -44,13 +44,13 @@ def count(database: Database, settings: Settings) -> Figures:
                 (kind, state): number
                 for kind, state, number in session.execute(
                     select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
-                ).tuples()
+                )
             },
             running={
                 phase or "claimed": number
                 for phase, number in session.execute(
                     select(JobRow.phase, func.count()).where(JobRow.state == JobState.RUNNING).group_by(JobRow.phase)
-                ).tuples()
+                )
             },
             queue_depth={queue: number for queue, number, _ in oldest},
             oldest_queued_seconds={queue: _age(now, first) for queue, _, first in oldest},
@@ -73,7 +73,7 @@ def _age(now: datetime, since: datetime | None) -> float:
 
 
 def _states(session: Session, row: type[NetworkRow | DatasetRow]) -> dict[str, int]:
-    return dict(session.execute(select(row.state, func.count()).group_by(row.state)).tuples().all())
+    return dict(session.execute(select(row.state, func.count()).group_by(row.state)).all())
 
 
 def _bytes(session: Session, row: type[NetworkRow | DatasetRow | ArtifactRow]) -> int:

@@ -17,4 +17,4 @@ def read_versions(database: Database, keys: Collection[Key]) -> Mapping[Key, tup
     wanted = tuple_(JobRow.tenant, JobRow.id).in_(list(keys))
     with database.read_only() as session:
         found = session.execute(select(*columns).where(wanted, JobRow.kind == JobKind.PRUNE))
-        return {(tenant, identifier): (version, state) for tenant, identifier, version, state in found.tuples()}
+        return {(tenant, identifier): (version, state) for tenant, identifier, version, state in found}

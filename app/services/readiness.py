@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Literal
 
 from sqlalchemy import delete, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.broker import Bell
 from app.db.migrate import is_current
@@ -49,6 +50,8 @@ def _tried(probe: Callable[[], Finding]) -> Finding:
         return probe()
     except ServiceError as error:
         return Finding(status="failed", detail=str(error))
+    except SQLAlchemyError as error:  # tables are missing, or not those of this version
+        return Finding(status="failed", detail=str(error).splitlines()[0])
     except OSError as error:
         return Finding(status="failed", detail=f"{type(error).__name__}: {error.strerror}")
 

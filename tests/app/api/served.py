@@ -14,6 +14,7 @@ import jsonschema_rs
 import uvicorn
 from fastapi import FastAPI
 
+from app.logs import configure_logging
 from app.main import create_app, parts_of
 from app.services.assembly import Services
 from app.settings import Settings
@@ -114,6 +115,7 @@ class Host:
 @contextlib.contextmanager
 def hosting() -> Iterator[Host]:
     """A running server that waits for services."""
+    configure_logging(level="CRITICAL")
     app = create_app(Settings())
     app.router.lifespan_context = _no_lifespan  # nothing is opened from the environment's settings
     with listening(app) as url:
