@@ -12,14 +12,15 @@ from workers.pruning.graph.shapes import shapes_at_batch
 from workers.pruning.graph.values import is_float
 from workers.pruning.types import Cost
 
+_FLAT_RANK: Final = 3
 Shapes = Mapping[str, tuple[int | None, ...]]
 
 
 def count(graph: ir.Model) -> Cost:
     """Count a graph at batch 1.
 
-    Source: one MAC is one multiply-add of Conv, ConvTranspose, Gemm, MatMul and Einsum, as in the tables of the
-    literature; biases, normalisation, activation and pooling are not counted.
+    Source: one MAC is one multiply-add of Conv, ConvTranspose, Gemm, MatMul, Einsum and Attention, as in the tables of
+    the literature; biases, normalisation, activation and pooling are not counted.
 
     Units: MACs; float initializer elements (running statistics of BatchNormalization included); bytes of the
     serialised graph; bytes of activations, see `peak_activation_bytes`.
@@ -127,6 +128,17 @@ def _matmul(node: ir.Node, shapes: Shapes) -> int:
     return _elements(node.outputs[0], shapes) * _shape(node.inputs[0], shapes)[-1]
 
 
+def _attention(node: ir.Node, shapes: Shapes) -> int:
+    """Every query is multiplied by every key, every weight by every value; axes are (batch, [heads], length, size)."""
+    query, key, value = (_shape(entry, shapes) for entry in node.inputs[:3])
+    pairs = prod(query[:-2]) * query[-2] * key[-2]
+    if len(query) == _FLAT_RANK:
+        heads = node.attributes["q_num_heads"].as_int()
+        value_size = value[-1] // node.attributes["kv_num_heads"].as_int() * heads
+        return pairs * (query[-1] + value_size)
+    return pairs * (query[-1] + value[-1])
+
+
 def _einsum(node: ir.Node, shapes: Shapes) -> int:
     """One product per combination of all indices; an ellipsis counts by the first operand that has it."""
     terms = node.attributes["equation"].as_string().replace(" ", "").split("->")[0].split(",")
@@ -148,6 +160,7 @@ _MACS: Final[dict[str, Callable[[ir.Node, Shapes], int]]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Einsum": _einsum,
+    "Attention": _attention,
 }
 
 

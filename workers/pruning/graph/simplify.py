@@ -8,6 +8,7 @@ from onnx_ir.passes.common import InlinePass
 
 from workers.pruning.graph.caps import Caps, check_weight_total
 from workers.pruning.graph.constants import fold_constants
+from workers.pruning.graph.sequences import split_without_sequences
 from workers.pruning.graph.shapes import infer_shapes
 from workers.pruning.graph.values import constant, fresh_name, initializer, integer, opset, renamed
 from workers.pruning.types import AnyArray
@@ -40,6 +41,7 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
             break
         remove_dead(graph)
         infer_shapes(graph)
+    split_without_sequences(graph)
     pad_for_zeros(graph)
     drop_zero_biases(graph)
     remove_dead(graph)

@@ -24,8 +24,8 @@ PARAMETRIC: Final[Mapping[str, tuple[int, ...]]] = {
     "RMSNormalization": (1,),
     "PRelu": (1,),
 }
-_BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
 _AFFINE: Final = frozenset({"Add", "Mul"})
+_TRANSPARENT: Final = _AFFINE | {"Reshape"}
 
 
 def weights(graph: ir.Model) -> dict[str, AnyArray]:
@@ -71,9 +71,9 @@ def clone(graph: ir.Model) -> ir.Model:
 def is_parameter(value: ir.Value) -> bool:
     """Whether an initializer is a trained parameter rather than a constant.
 
-    It is when an operator with weights reads it, or when it is the bias or scale (an Add or Mul of more than one
-    number) directly behind one, as MatMul layers and folded normalisations are exported. Constants elsewhere (pixel
-    means, priors, scale factors, masks) are left as they are.
+    It is when an operator with weights reads it, or when it is the bias or scale of channels (an Add or Mul along one
+    axis) behind such an operator or behind a normalisation, as MatMul layers, GroupNorm and LayerNorm are exported.
+    Constants elsewhere (pixel means, priors, grids, scale factors, masks, positions) are left as they are.
     """
     return is_float(value) and any(_is_trained(use.node, use.idx) for use in value.uses())
 
@@ -87,14 +87,25 @@ def _is_trained(node: ir.Node, index: int) -> bool:
         return False
     other = node.inputs[1 - index]
     array = constant(node.inputs[index])
-    return other is not None and array is not None and array.size > 1 and _behind_weights(other)
+    along_one_axis = array is not None and array.size > 1 and max(array.shape) == array.size
+    return other is not None and along_one_axis and _behind_weights(other)
 
 
 def _behind_weights(value: ir.Value) -> bool:
     producer = value.producer()
-    while producer is not None and producer.op_type in _AFFINE and not producer.domain:
+    while producer is not None and producer.op_type in _TRANSPARENT and not producer.domain:
         computed = [source for source in producer.inputs if source is not None and source.const_value is None]
         if len(computed) != 1:
             return False
         producer = computed[0].producer()
-    return producer is not None and producer.op_type in _BIASED
+    if producer is None or producer.domain:
+        return False
+    return producer.op_type in PARAMETRIC or _divides_by_deviation(producer)
+
+
+def _divides_by_deviation(node: ir.Node) -> bool:
+    """The last step of a normalisation that is spelled out: a difference over a root."""
+    if node.op_type != "Div" or node.inputs[1] is None:
+        return False
+    divisor = node.inputs[1].producer()
+    return divisor is not None and divisor.op_type == "Sqrt"

@@ -122,6 +122,25 @@ def test_parameters_are_trained_numbers_and_constants_are_not():
     assert len(list(module.buffers())) == 2
 
 
+def test_a_normalisation_that_is_spelled_out_has_trained_scale_and_bias():
+    """As LayerNorm is exported before opset 17, and GroupNorm before 21; an added position is a constant."""
+    network = _load_text("""spelled (float[N,4] x) => (float[N,4] y)
+        <float[4] g = {1, 2, 3, 4}, float[4] b = {5, 6, 7, 8}, float[4] p = {1, 1, 2, 2}, float e = {0.1}> {
+        h = Add (x, p)
+        m = ReduceMean <axes = [-1]> (h)
+        d = Sub (h, m)
+        q = Mul (d, d)
+        v = ReduceMean <axes = [-1]> (q)
+        w = Add (v, e)
+        r = Sqrt (w)
+        n = Div (d, r)
+        s = Mul (n, g)
+        y = Add (s, b) }""")
+    held = GraphModule(network).initializers
+
+    assert {name for name, tensor in held.items() if tensor.requires_grad} == {"g", "b"}
+
+
 def test_edits_change_inputs_and_watchers_see_them():
     """An edit applies to one input of one node; a watcher gets inputs after edits and outputs."""
     network, (x,) = _feeds("residual", 2)

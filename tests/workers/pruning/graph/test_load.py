@@ -315,3 +315,20 @@ def test_an_axis_written_as_minus_one_is_unknown():
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
 
     assert input_specs(load(model.SerializeToString()))[0].shape == (None, 2)
+
+
+def test_a_split_into_a_sequence_becomes_a_split():
+    """As exports without optimisation write a chunk; by one length and by a list."""
+    for parts, count in (("int64 n = {3}", 3), ("int64[2] n = {3, 5}", 2)):
+        text = f"""chunk (float[N,8] x) => (float[N,m] y) <{parts}, int64 i = {{0}}, int64 j = {{-1}}> {{
+            s = SplitToSequence <axis = 1> (x, n)
+            a = SequenceAt (s, i)
+            b = SequenceAt (s, j)
+            y = Concat <axis = 1> (b, a) }}"""
+        content = onnx.parser.parse_model(HEADER + text).SerializeToString()
+        loaded = load(content)
+
+        assert _ops(loaded) == ["Split", "Concat"]
+        assert len(loaded.graph[0].outputs) == count
+        feeds = {"x": np.arange(16, dtype=np.float32).reshape(2, 8)}
+        _same_function(content, to_bytes(loaded), feeds)

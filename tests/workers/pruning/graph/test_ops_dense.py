@@ -117,3 +117,16 @@ def test_local_response_normalization_agrees(size, alpha, beta):
     size -= (size + 1) % 2  # ONNX Runtime takes odd sizes only
 
     assert_agrees("LRN", [normal([2, 7, 3, 3])], {"size": max(size, 1), "alpha": alpha, "beta": beta, "bias": 2.0})
+
+
+@pytest.mark.parametrize("attributes", [{}, {"is_causal": 1}, {"scale": 0.3}])
+def test_attention_agrees(attributes):
+    """With and without a mask, causal or not, by a given scale, with shared heads, and with heads in the last axis."""
+    query, key, value = normal([2, 4, 5, 8]), normal([2, 2, 6, 8], 1), normal([2, 2, 6, 8], 2)
+    flat = [normal([2, 5, 32]), normal([2, 6, 16], 1), normal([2, 6, 16], 2)]
+    heads = {"q_num_heads": 4, "kv_num_heads": 2}
+
+    assert_agrees("Attention", [query, key, value], attributes, opset=23)
+    assert_agrees("Attention", flat, attributes | heads, opset=23)
+    if "is_causal" not in attributes:
+        assert_agrees("Attention", [query, key, value, normal([5, 6], 3)], attributes, opset=23)

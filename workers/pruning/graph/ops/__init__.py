@@ -9,6 +9,7 @@ import onnx
 from workers.pruning.graph.caps import OLDEST_OPSET
 from workers.pruning.graph.ops import (
     activation,
+    attention,
     conv,
     elementwise,
     linear,
@@ -24,6 +25,7 @@ from workers.pruning.graph.ops.site import Operator
 OPERATORS: Final[Mapping[str, Operator]] = {
     **conv.OPERATORS,
     **linear.OPERATORS,
+    **attention.OPERATORS,
     **norm.OPERATORS,
     **activation.OPERATORS,
     **elementwise.OPERATORS,
