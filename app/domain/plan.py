@@ -64,10 +64,24 @@ def floor_widths(model: CostModel, limits: ExportOptions) -> tuple[int, ...]:
     `round_to` null means that the width is chosen later, so the smallest legal one counts here: what is refused at the
     door must be unreachable under every choice.
     """
-    step = limits.round_to or 1
     return tuple(
-        min(width, math.ceil(max(1, math.ceil(limits.min_keep * width - 1e-9)) / step) * step) for width in model.widths
+        min(width, math.ceil(max(1, math.ceil(limits.min_keep * width - 1e-9)) / step) * step)
+        for width, step in zip(model.widths, _steps(model, limits.round_to or 1), strict=True)
     )
+
+
+def _steps(model: CostModel, round_to: int) -> tuple[int, ...]:
+    """Give, per group, how many units make a multiple of `round_to` channels in the narrowest tensor they lie in.
+
+    A unit may be several channels there, as before a pixel shuffle; the attempt counts in the same way.
+    """
+    found: list[list[tuple[float, int]]] = [[] for _ in model.widths]
+    for _, lengths in model.macs:
+        for fixed, parts in lengths:
+            whole = fixed + sum(times * model.widths[group] for group, times in parts)
+            for group, times in parts:
+                found[group].append((whole, int(times)))
+    return tuple(round_to // math.gcd(round_to, min(tensors, default=(0, 1))[1]) for tensors in found)
 
 
 def reachable(model: CostModel, limits: ExportOptions) -> Costs:
@@ -172,12 +186,12 @@ def estimate(model: CostModel, targets: Sequence[Target], limits: ExportOptions)
 
 def _uniform(model: CostModel, targets: Sequence[Target], limits: ExportOptions) -> tuple[int, ...]:
     before = costs(model, model.widths)
-    floors, step = floor_widths(model, limits), limits.round_to or 1
+    floors, steps = floor_widths(model, limits), _steps(model, limits.round_to or 1)
 
     def kept(share: float) -> tuple[int, ...]:
         return tuple(
             min(width, max(floor, int(share * width) // step * step))
-            for width, floor in zip(model.widths, floors, strict=True)
+            for width, floor, step in zip(model.widths, floors, steps, strict=True)
         )
 
     def holds(share: float) -> bool:
