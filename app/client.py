@@ -247,10 +247,9 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _WAIT_SECONDS if deadline is None else max(0.0, min(_WAIT_SECONDS, deadline - time.monotonic()))
-            headers = {"If-None-Match": etag} if etag else {}
-            response = self._send(
-                "GET", path, headers=headers, params={"wait": round(left, 3)}, timeout=self._timeout + _WAIT_SECONDS
-            )
+            # The first request is answered at once; from then on each waits for the next change.
+            waiting: Json = {"headers": {"If-None-Match": etag}, "params": {"wait": round(left, 3)}} if etag else {}
+            response = self._send("GET", path, timeout=self._timeout + _WAIT_SECONDS, **waiting)
             if response.status_code != httpx.codes.NOT_MODIFIED:
                 etag = response.headers.get("ETag", "")
                 current: Json = response.json()
