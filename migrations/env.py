@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection, Engine, text
 
-from app.db.session import open_engine
 from app.db import tables
+from app.db.session import open_engine
 from app.settings import Settings
 
 # Two processes that start at once must not both create the tables; any number does, as long as it is always this one.
