@@ -14,7 +14,7 @@ from workers.pruning.graph import cost, load
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
 from workers.pruning.methods import METHODS
 from workers.pruning.methods.task import Outcome, Task
-from workers.pruning.training.evaluate import Evaluation, evaluate
+from workers.pruning.training.evaluate import Answers, Evaluation, evaluate
 from workers.pruning.types import Budget, Cost, Json, Phase
 
 MILDER_ATTEMPTS: Final = 3
@@ -120,7 +120,7 @@ def _judged(graph: ir.Model, task: Task) -> Evaluation:
     return evaluate(
         graph,
         task.data.validation,
-        reference=task.reference,
+        reference=task.reference if isinstance(task.reference, Answers) else task.uploaded,
         threads=task.run.num_threads,
         progress=lambda part: task.run.report(Phase.VERIFY, part, "held-out samples"),
     )
