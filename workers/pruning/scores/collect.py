@@ -15,7 +15,9 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
+from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.feed import frozen_module, tensors
+from workers.pruning.scores.output import Reading
 from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -71,16 +73,18 @@ def accumulate(
     graph: ir.Model,
     grouping: Grouping,
     batches: Sequence[Sequence[AnyArray]],
-    objectives: Callable[[int, slice, tuple[torch.Tensor, ...]], Iterator[torch.Tensor]],
+    objectives: Callable[[int, slice, Sequence[torch.Tensor]], Iterator[torch.Tensor]],
     reduction: Callable[[torch.Tensor], torch.Tensor],
     *,
+    readings: Sequence[Reading],
     run: Run,
     message: str,
 ) -> FloatArray:
     """Sum `reduction` of the gates' per-sample gradients over samples and objectives.
 
-    `objectives(batch number, samples of it, outputs)` yields scalars that are sums over the samples, one backward pass
-    each. BatchNormalization uses its stored statistics: with those of the batch, samples would not be independent.
+    `objectives(batch number, samples of it, parameters of the outputs)` yields scalars that are sums over the samples,
+    one backward pass each; the parameters are in the order of `readings`. BatchNormalization uses its stored
+    statistics: with those of the batch, samples would not be independent.
 
     Shapes: `reduction` maps gradients (batch, num_units) to the same shape; returns (num_units,).
 
@@ -95,9 +99,9 @@ def accumulate(
         for part in parts(graph, batch):
             inputs = tensors([array[part] for array in batch], run.device)
             gates = torch.ones(len(inputs[0]), grouping.num_units, device=run.device, requires_grad=True)
-            outputs = module.run(inputs, edits=gate_edits(sites, gates))
-            _require_finite(graph, outputs)
-            for objective in objectives(number, part, outputs):
+            zs = run_to_parameters(module, inputs, readings, gate_edits(sites, gates))
+            _require_finite(graph, readings, zs)
+            for objective in objectives(number, part, zs):
                 (gradient,) = torch.autograd.grad(objective, gates, retain_graph=True, allow_unused=True)
                 if gradient is not None:
                     total += reduction(gradient).double().sum(0)
@@ -105,6 +109,30 @@ def accumulate(
     values = total.cpu().numpy()
     _require_finite_scores(values, grouping)
     return values
+
+
+def run_to_parameters(
+    module: GraphModule,
+    inputs: Sequence[torch.Tensor],
+    readings: Sequence[Reading],
+    edits: Mapping[tuple[str, int], Edit] | None = None,
+) -> list[torch.Tensor]:
+    """Run the network and return the parameter z of each output: the output, or what its softmax or sigmoid reads.
+
+    Taken in front of that node because behind it the gradient of a certain answer is zero in float32.
+    """
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> Callable[[Sequence[torch.Tensor | None], Sequence[torch.Tensor]], None]:
+        def look(read: Sequence[torch.Tensor | None], _outputs: Sequence[torch.Tensor]) -> None:
+            if read[0] is not None:
+                seen[name] = read[0]
+
+        return look
+
+    links = {reading.link: watch(reading.link) for reading in readings if reading.link}
+    outputs = module.run(inputs, edits=edits, watch=links)
+    return [seen[reading.link] if reading.link else outputs[reading.index] for reading in readings]
 
 
 def parts(graph: ir.Model, batch: Sequence[AnyArray]) -> list[slice]:
@@ -165,12 +193,12 @@ def _both(first: Edit, second: Edit) -> Edit:
     return lambda x: second(first(x))
 
 
-def _require_finite(graph: ir.Model, outputs: Sequence[torch.Tensor]) -> None:
-    for value, output in zip(graph.graph.outputs, outputs, strict=True):
-        if output.is_floating_point() and not torch.isfinite(output).all():
+def _require_finite(graph: ir.Model, readings: Sequence[Reading], zs: Sequence[torch.Tensor]) -> None:
+    for reading, z in zip(readings, zs, strict=True):
+        if not torch.isfinite(z).all():
             raise NonFiniteScore(
                 "the network answers NaN or infinity on the calibration data",
-                where=value.name or "",
+                where=graph.graph.outputs[reading.index].name or "",
                 advice="Check the weights and the scaling of the inputs.",
             )
 

@@ -51,10 +51,9 @@ def information_gain(
     readings = read_outputs(graph, head)
     deviations = _deviations(graph, readings, batches, run)
 
-    def objectives(number: int, part: slice, outputs: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+    def objectives(number: int, part: slice, zs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         rng = np.random.default_rng([run.seed, _STREAM, number, part.start])
-        zs = [reading.parameter(outputs[reading.index]) for reading in readings]
-        exact = num_exact(readings, outputs)
+        exact = num_exact(readings, zs)
         if exact is not None and exact <= probes:
             for v in exact_directions(readings[0], zs[0].detach(), deviations.get(readings[0].index)):
                 yield (zs[0] * v).sum()
@@ -64,7 +63,9 @@ def information_gain(
             scale = probes**-0.5
             yield scale * torch.stack([(z * v).sum() for z, v in zip(zs, drawn, strict=True)]).sum()
 
-    total = accumulate(graph, grouping, batches, objectives, torch.square, run=run, message="information gain")
+    total = accumulate(
+        graph, grouping, batches, objectives, torch.square, readings=readings, run=run, message="information gain"
+    )
     return Scores(values=0.5 * total / num_samples, source="information_gain")
 
 

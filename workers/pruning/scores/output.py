@@ -4,7 +4,7 @@ Each output is read as the parameter z of a distribution with Fisher information
 E v v^T = M turns the Fisher information of a gate into the square of one gradient: J^T M J = E (d<z, v>/dm)^2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -18,7 +18,7 @@ from workers.pruning.errors import NothingToPrune
 from workers.pruning.graph.head import Head, find
 from workers.pruning.types import IntArray
 
-_SMALLEST: Final = 1e-30
+_UNIFORM: Final = 1e-6
 
 
 class Kind(StrEnum):
@@ -31,20 +31,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How one output is read: its position, its distribution, and whether it holds probabilities already."""
+    """How one output is read: its position, its distribution, and the node that turns z into probabilities, if any."""
 
     index: int
     kind: Kind
     axis: int = 1  # of the classes
-    operator: str = ""  # Softmax, LogSoftmax or Sigmoid where the network ends in one
-
-    def parameter(self, output: torch.Tensor) -> torch.Tensor:
-        """The output as logits (categorical, Bernoulli) or as it is (Gaussian)."""
-        if self.operator == "Softmax":
-            return output.clamp_min(_SMALLEST).log()
-        if self.operator == "Sigmoid":
-            return torch.logit(output, eps=1e-7)
-        return output
+    link: str = ""  # a final Softmax, LogSoftmax or Sigmoid: z is what it reads
 
 
 def read_outputs(graph: ir.Model, head: Head | Kind | None = None) -> tuple[Reading, ...]:
@@ -79,9 +71,9 @@ def _read(graph: ir.Model, index: int, value: ir.Value, head: Head | Kind) -> Re
     if kind is Kind.CATEGORICAL and operator in {"Softmax", "LogSoftmax"} and producer is not None:
         rank = len(value.shape) if value.shape is not None else 2
         axis = producer.attributes.get_int("axis", 1 if _opset(graph) < 13 else -1) % rank
-        return Reading(index=index, kind=kind, axis=axis, operator=operator)
-    if kind is Kind.BERNOULLI and operator == "Sigmoid":
-        return Reading(index=index, kind=kind, operator=operator)
+        return Reading(index=index, kind=kind, axis=axis, link=producer.name or "")
+    if kind is Kind.BERNOULLI and operator == "Sigmoid" and producer is not None:
+        return Reading(index=index, kind=kind, link=producer.name or "")
     return Reading(index=index, kind=kind)
 
 
@@ -95,6 +87,17 @@ def _opset(graph: ir.Model) -> int:
     return graph.graph.opset_imports.get("", 1)
 
 
+def probabilities(reading: Reading, z: torch.Tensor) -> torch.Tensor:
+    """Probabilities at z, mixed with one part in a million of the uniform distribution.
+
+    A network that is certain of every sample has no information left in float32, and all units would score zero. With
+    the mixture they are ordered by what they do to the logits.
+    """
+    if reading.kind is Kind.CATEGORICAL:
+        return torch.softmax(z, dim=reading.axis) * (1 - _UNIFORM) + _UNIFORM / z.shape[reading.axis]
+    return torch.sigmoid(z) * (1 - _UNIFORM) + _UNIFORM / 2
+
+
 def probe(reading: Reading, z: torch.Tensor, deviation: torch.Tensor | None, rng: np.random.Generator) -> torch.Tensor:
     """Draw a direction v with E v v^T equal to the Fisher information of the output's distribution at z.
 
@@ -103,11 +106,11 @@ def probe(reading: Reading, z: torch.Tensor, deviation: torch.Tensor | None, rng
     """
     signs = torch.from_numpy(rng.integers(0, 2, z.shape).astype(np.float32) * 2 - 1).to(z)
     if reading.kind is Kind.CATEGORICAL:
-        p = torch.softmax(z, dim=reading.axis)
+        p = probabilities(reading, z)
         root = p.sqrt() * signs
         return root - p * root.sum(dim=reading.axis, keepdim=True)
     if reading.kind is Kind.BERNOULLI:
-        p = torch.sigmoid(z)
+        p = probabilities(reading, z)
         return (p * (1 - p)).sqrt() * signs
     return signs if deviation is None else signs / deviation
 
@@ -117,7 +120,7 @@ def exact_directions(reading: Reading, z: torch.Tensor, deviation: torch.Tensor 
 
     Source: sum over y of p_y (e_y - p)(e_y - p)^T = diag(p) - p p^T; the others are diagonal.
     """
-    p = torch.softmax(z, dim=reading.axis) if reading.kind is Kind.CATEGORICAL else torch.sigmoid(z)
+    p = probabilities(reading, z)
     for position in np.ndindex(*z.shape[1:]):
         v = torch.zeros_like(z)
         v[(slice(None), *position)] = 1.0
@@ -129,15 +132,14 @@ def exact_directions(reading: Reading, z: torch.Tensor, deviation: torch.Tensor 
             yield v if deviation is None else v / deviation
 
 
-def num_exact(readings: tuple[Reading, ...], outputs: tuple[torch.Tensor, ...]) -> int | None:
+def num_exact(readings: Sequence[Reading], zs: Sequence[torch.Tensor]) -> int | None:
     """Backward passes that the exact Fisher information takes, or None where directions cannot be listed one by one."""
-    if len(readings) > 1 or outputs[readings[0].index].dim() < 2:
+    if len(readings) > 1 or zs[0].dim() < 2:
         return None
-    shape = outputs[readings[0].index].shape
-    return None if readings[0].kind is Kind.CATEGORICAL and len(shape) > 2 else prod(shape[1:])
+    return None if readings[0].kind is Kind.CATEGORICAL and zs[0].dim() > 2 else prod(zs[0].shape[1:])
 
 
-def pseudo_labels(outputs: tuple[torch.Tensor, ...], reading: Reading) -> IntArray:
+def pseudo_labels(z: torch.Tensor, reading: Reading) -> IntArray:
     """The class that the network itself chooses for each sample."""
-    labels: IntArray = outputs[reading.index].argmax(dim=reading.axis).cpu().numpy().astype(np.int64)
+    labels: IntArray = z.argmax(dim=reading.axis).cpu().numpy().astype(np.int64)
     return labels

@@ -41,7 +41,8 @@ def taylor(
         NonFiniteScore: an output or a score is NaN or infinite.
         NothingToPrune: no output is a floating-point value.
     """
-    reading = read_outputs(graph)[0]
+    readings = read_outputs(graph)
+    reading = readings[0]
     if reading.kind is not Kind.CATEGORICAL:
         raise InvalidDataset(
             "Taylor scores need an output with one score per class",
@@ -51,15 +52,17 @@ def taylor(
     num_samples = sum(len(batch[0]) for batch in batches)
     _check(batches, labels, num_samples)
 
-    def objectives(number: int, part: slice, outputs: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
-        wanted = pseudo_labels(outputs, reading) if labels is None else labels[number][part]
-        z = reading.parameter(outputs[reading.index])
+    def objectives(number: int, part: slice, zs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        z = zs[0]
+        wanted = pseudo_labels(z, reading) if labels is None else labels[number][part]
         target = torch.from_numpy(np.ascontiguousarray(wanted)).to(z.device)
         log_p = torch.log_softmax(z, dim=reading.axis)
         yield -log_p.gather(reading.axis, target.unsqueeze(reading.axis)).sum()
 
     reduction = _REDUCTIONS[criterion]
-    total = accumulate(graph, grouping, batches, objectives, reduction, run=run, message="Taylor score")
+    total = accumulate(
+        graph, grouping, batches, objectives, reduction, readings=readings, run=run, message="Taylor score"
+    )
     return Scores(values=total / num_samples, source=f"taylor_{criterion}")
 
 

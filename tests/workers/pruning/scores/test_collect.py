@@ -12,6 +12,7 @@ from workers.pruning.graph.execute import GraphModule
 from workers.pruning.groups.find import find
 from workers.pruning.scores import collect
 from workers.pruning.scores.collect import accumulate, find_sites, gate_edits, parts
+from workers.pruning.scores.output import read_outputs
 from workers.pruning.surgery.cut import cut
 from workers.pruning.types import Keep
 
@@ -143,8 +144,17 @@ def test_an_infinite_score_is_refused_with_its_group() -> None:
     graph = loaded(RESIDUAL)
     grouping = find(graph)
 
-    def objectives(_number: int, _part: slice, outputs: tuple[torch.Tensor, ...]):
-        yield (outputs[0] * 1e38).sum()
+    def objectives(_number: int, _part: slice, zs: list[torch.Tensor]):
+        yield (zs[0] * 1e38).sum()
 
     with pytest.raises(NonFiniteScore, match=f"the score of channel .* is NaN or infinite; at {grouping.groups[0].id}"):
-        accumulate(graph, grouping, [[images(4)]], objectives, torch.square, run=run_of(), message="")
+        accumulate(
+            graph,
+            grouping,
+            [[images(4)]],
+            objectives,
+            torch.square,
+            readings=read_outputs(graph),
+            run=run_of(),
+            message="",
+        )

@@ -203,6 +203,19 @@ def test_a_unit_that_is_never_active_scores_nothing() -> None:
     assert (np.delete(scores, 2) > 0).all()
 
 
+@pytest.mark.parametrize("output", ["z", "p", "s"])
+def test_a_network_that_is_certain_of_everything_still_orders_its_units(output: str) -> None:
+    """Probabilities of exactly 0 and 1 leave scores that differ."""
+    graph = loaded(HEADS % output)
+    value = graph.graph.initializers["w2"]
+    value.const_value = ir.tensor(value.const_value.numpy() * 1000, name="w2")
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    scores = exact(graph, x)
+
+    assert (scores > 0).all()
+    assert len(np.unique(scores)) == len(scores)
+
+
 def test_every_operator_in_between_is_differentiated() -> None:
     """All units of a network with sigmoids, concatenation, depthwise and grouped layers are felt by the output."""
     scores = exact(loaded(MIXED), images(16))
