@@ -4,6 +4,7 @@ It enters the sandbox before the first import of the engine, tells its superviso
 turns whatever the engine raises into a problem record: this is the one bridge between the two error trees.
 """
 
+import errno
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ _NO_MEMORY: Final = (
     "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate memory",
     "out of memory", "bad_alloc", "bad allocation", "can't start new thread",
 )  # fmt: skip
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,9 @@ def problem_of(error: Exception) -> dict[str, Json]:
             actual=None,
             advice="Use a smaller batch or network, or have the operator raise ESPALIER_CHILD_MEMORY_BYTES.",
         )
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        detail = f"There was no room for a file of the attempt ({error.strerror}). Try again later."
+        return _record("storage-full", "The service has no room for this", detail, retryable=True)
     if isinstance(error, SandboxIncomplete):
         return _record("sandbox-unavailable", "The sandbox is not complete", str(error), retryable=True)
     if not isinstance(error, PruningError):

@@ -6,6 +6,7 @@ that stops gives its job back; a job that was taken away is dropped without a wr
 """
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from app.domain.job import JobState
-from app.errors import DatabaseUnavailable, LeaseLost, ServiceError, StorageFull
+from app.errors import DatabaseUnavailable, LeaseLost, ServiceError, StorageFull, WorkerLost
 from app.ids import new_id
 from app.logs import log_context
 from app.services.assembly import Services, open_services
@@ -229,7 +230,9 @@ class Supervisor:
             return
         log.warning("attempt.failed_to_run", error=type(error).__name__, reason=str(error))
         if isinstance(error, OSError):
-            error = StorageFull(f"The attempt's folder could not be used ({error.strerror}).")
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+            kind = StorageFull if full else WorkerLost
+            error = kind(f"The attempt could not be started ({error.strerror}).")
         found, retryable = error.problem(), error.retryable
         self._insist(lambda: self.services.attempts.fail(claimed.job_id, claimed.epoch, found, retryable=retryable))
 

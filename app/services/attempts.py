@@ -53,8 +53,9 @@ class Attempts:
                     return None
                 try:
                     network, dataset = claimed_inputs(session, row)
-                except ServiceError as error:
-                    self._fail(session, row, {**error.problem(), "phase": Phase.INSPECT.value}, now)
+                except (ServiceError, ValueError, TypeError, KeyError) as error:
+                    # Whatever is wrong with a stored job is that job's end, not that of the queue behind it.
+                    self._fail(session, row, {**_refusal(row, error), "phase": Phase.INSPECT.value}, now)
                     continue
                 return self._take(session, row, worker_id, now, network=network, dataset=dataset)
 
@@ -322,6 +323,13 @@ class Attempts:
             _log.warning("job.requeued", job_id=row.id, attempt=row.attempt, losses=row.losses)
             self.outbox.deliver([message])
         return JobState(row.state)
+
+
+def _refusal(row: JobRow, error: Exception) -> dict[str, object]:
+    if isinstance(error, ServiceError):
+        return error.problem()
+    _log.error("job.unreadable", job_id=row.id, error=type(error).__name__, reason=str(error))
+    return ServiceError(f"The stored job or its inputs cannot be read ({type(error).__name__}).").problem()
 
 
 def _held(session: Session, job_id: str, epoch: int) -> JobRow:

@@ -1,5 +1,6 @@
 """The child of one attempt: what it tells, how it dies, what it may reach. Real processes, a stand-in engine."""
 
+import errno
 import json
 import os
 import signal
@@ -173,6 +174,13 @@ def test_what_allocators_say_is_known_as_lack_of_memory(text) -> None:
     assert "out-of-memory" == problem_of(RuntimeError(text))["code"]
 
 
+def test_a_full_disk_may_be_tried_again() -> None:
+    """Where a file finds no room, the same attempt may succeed later."""
+    problem = problem_of(OSError(errno.ENOSPC, "No space left on device"))
+
+    assert ("storage-full", True) == (problem["code"], problem["retryable"])
+
+
 def test_actual_and_allowed_values_of_any_type_become_plain_json() -> None:
     """An engine error may carry numpy numbers or tuples; the record is JSON."""
     problem = problem_of(TargetUnreachable("Too small", actual=(1, 2), allowed=0.5))
@@ -199,3 +207,39 @@ def test_a_child_stopped_by_a_request_dies_by_it(tmp_path) -> None:
     child.close()
 
     assert signal.SIGTERM.name == death.signal_name
+
+
+LOCAL = "import sys; import tests.workers.stand_in_engine; from workers import local_job; sys.exit(local_job.main())"
+
+
+def test_the_same_attempt_runs_without_a_service(tmp_path) -> None:
+    """The local mode reads one file that says what to do, writes artifacts to `out`, and leaves nothing else there."""
+    network = tmp_path / "net.onnx"
+    network.write_bytes(b"network")
+    out = tmp_path / "out"
+    written = {"spec": script(("phase", "load"), ("step", "score")), "network": str(network), "out": str(out)}
+    (tmp_path / "spec.json").write_text(json.dumps(written))
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", LOCAL, str(tmp_path / "spec.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert ["sandbox", "progress", "checkpoint", "result"] == [json.loads(x)["event"] for x in done.stdout.splitlines()]
+    assert ["pruned.onnx"] == [path.name for path in out.iterdir()]
+    assert "active" == json.loads(done.stdout.splitlines()[0])["layers"]["no_new_privileges"]
+
+
+def test_the_local_mode_cannot_reach_other_files(tmp_path) -> None:
+    """The user's other files are none of the upload's business, on the user's own machine too."""
+    (tmp_path / "net.onnx").write_bytes(b"network")
+    spec = script(("overwrite", str(tmp_path / "net.onnx")))
+    (tmp_path / "spec.json").write_text(
+        json.dumps({"spec": spec, "network": str(tmp_path / "net.onnx"), "out": str(tmp_path / "out")})
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", LOCAL, str(tmp_path / "spec.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "active" not in json.loads(done.stdout.splitlines()[0])["layers"]["filesystem"]:
+        pytest.skip("this kernel offers no Landlock")
+
+    assert 1 == done.returncode
+    assert b"network" == (tmp_path / "net.onnx").read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,19 @@ def test_the_environment_of_a_child_holds_no_credentials(tmp_path) -> None:
     assert "/bin" == given["PATH"]
     assert ("3", str(tmp_path)) == (given["OMP_NUM_THREADS"], given["TMPDIR"])
     assert set() == {"ESPALIER_DATABASE_URL", "AWS_SECRET_ACCESS_KEY"} & set(given)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can give up capabilities")
+@pytest.mark.parametrize("without", ["-sys_admin", "-all"])
+def test_a_worker_without_privileges_still_keeps_its_child_from_the_network(tmp_path, without) -> None:
+    """Where the right to a network namespace is missing, a user namespace grants it; files stay readable."""
+    program = f"{PRELUDE}\n(folder / 'a').write_text('x')\nprint(json.dumps([states['network'], os.getuid()]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(tmp_path)}
+    limited = ["setpriv", f"--bounding-set={without}", "--inh-caps=-all"]
+    command = [*limited, sys.executable, "-c", program, str(tmp_path)]
+    network, _ = json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
+    if network.startswith("unavailable"):
+        pytest.skip("this kernel grants no user namespaces")
+
+    assert network.startswith("active: own user and network namespace")
+    assert "x" == (tmp_path / "a").read_text()

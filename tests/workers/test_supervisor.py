@@ -370,6 +370,18 @@ def test_a_missing_input_fails_the_job_and_not_the_worker(services, supervisor) 
     assert "content-missing" == services.jobs.get(TENANT, job_id).problem["type"]
 
 
+def test_a_job_that_cannot_be_read_does_not_block_the_queue(services, supervisor) -> None:
+    """A stored request that this version does not understand fails alone; the next job runs."""
+    unreadable = submitted(services, ("phase", "load"))
+    after = submitted(services, ("phase", "load"), content=b"another")
+    with services.database.unit_of_work() as session:
+        session.execute(text("UPDATE jobs SET spec = '{}' WHERE id = :id"), {"id": unreadable})
+    run_all(supervisor)
+
+    assert "internal-error" == services.jobs.get(TENANT, unreadable).problem["type"]
+    assert JobState.SUCCEEDED is services.jobs.version(TENANT, after)[1]
+
+
 def test_a_worker_says_that_it_is_there(services, supervisor) -> None:
     """The loop itself writes the row, so a worker that hangs falls silent."""
     supervisor.run_one()
