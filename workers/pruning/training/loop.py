@@ -40,6 +40,18 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """A spring on some weights: adds strength/2 x |weight - anchor|^2 to the loss, summed over what `anchors` names.
+
+    `part` = (k, n) says that the call is the k-th, from 0, of n equal parts of one cosine.
+    """
+
+    anchors: Mapping[str, AnyArray]  # initializer name -> where it is pulled to, in its shape
+    strength: float
+    part: tuple[int, int] = (0, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
     """One point of the training curve: the mean loss since the point before."""
 
@@ -73,12 +85,14 @@ def finetune(
     *,
     head: Head = Head.LOGITS,
     step_name: str = "finetune",
+    pull: Pull | None = None,
 ) -> Finetuned:
     """Train a pruned graph to answer as the original; gives a new graph, the weights of the last step.
 
     Source: recipe measured on CIFAR ResNets (docs/benchmarks.md): distillation alone, SGD-Nesterov, cosine to zero.
     The last weights are kept, not the best: the rate has fallen to zero, and a choice by held-out accuracy would make
-    that accuracy too good. One guard: where the loss on stored training samples did not fall, training is undone.
+    that accuracy too good. One guard: where the loss on stored training samples did not fall, training is undone;
+    not under a pull, which moves weights for another reason.
 
     Raises:
         TrainingDiverged: a loss is NaN or infinite; the message names the step and the rate.
@@ -92,24 +106,34 @@ def finetune(
         labelled=data.train.labels is not None,
         device=run.device,
     )
-    return _Trainer(
-        student, teacher, data.train, choose(settings, workload, head), run=run, step_name=step_name
-    ).train()
+    recipe = choose(settings, workload, head)
+    return _Trainer(student, teacher, data.train, recipe, run=run, step_name=step_name, pull=pull).train()
 
 
 class _Trainer:
     """The state of one fine-tuning: weights, momentum, running statistics, step and curve."""
 
     def __init__(
-        self, student: ir.Model, teacher: ir.Model, samples: Samples, recipe: Recipe, *, run: Run, step_name: str
+        self,
+        student: ir.Model,
+        teacher: ir.Model,
+        samples: Samples,
+        recipe: Recipe,
+        *,
+        run: Run,
+        step_name: str,
+        pull: Pull | None,
     ) -> None:
         self._graph, self._samples, self._run, self._step_name = student, samples, run, step_name
+        self._pull = pull
+        self._part = (0, 1) if pull is None else pull.part
         self._student = _placed(GraphModule(student), run.device)
         self._teacher = _placed(GraphModule(teacher, trainable=False).eval(), run.device)
         self._probes = self._inputs(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64))
         self.recipe = self._completed(recipe)
         self._objective = Objective(self.recipe, self._outputs(self._teacher, self._probes))
         self._optimizer = _optimizer(self._student, self.recipe)
+        self._anchors = _anchored(self._student, pull)
         self._step = 0
         self._loss_sum, self._loss_count = 0.0, 0
         self._curve: list[CurvePoint] = []
@@ -132,7 +156,7 @@ class _Trainer:
         if self._step > first_step:
             self._record()
         loss_after = self._probe_loss()
-        improved = loss_after < self._loss_before
+        improved = loss_after < self._loss_before or self._pull is not None
         return Finetuned(
             graph=self._student.write_back(self._graph) if improved else self._graph,
             curve=tuple(self._curve),
@@ -143,7 +167,8 @@ class _Trainer:
 
     def _take_step(self) -> float:
         recipe = self.recipe
-        rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * self._step / recipe.steps))
+        done = (self._part[0] + self._step / recipe.steps) / self._part[1]
+        rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
         indices = views.batch_indices(
@@ -168,10 +193,13 @@ class _Trainer:
     def _backward(self, inputs: Tensors, labels: torch.Tensor | None) -> float:
         self._student.train()
         self._optimizer.zero_grad(set_to_none=True)
-        teacher_outputs = self._outputs(self._teacher, inputs)
+        teacher_outputs = self._outputs(self._teacher, inputs) if self.recipe.distillation > 0 else ()
         with precision.arithmetic(self.recipe.precision, self._run.device):
             outputs = self._student(*inputs)
         loss: torch.Tensor = self._objective(outputs, teacher_outputs, labels)
+        if self._pull is not None:
+            distances = torch.stack([(weight - anchor).square().sum() for weight, anchor in self._anchors])
+            loss = loss + 0.5 * self._pull.strength * distances.sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         return loss.item()
 
@@ -288,6 +316,14 @@ def _optimizer(network: GraphModule, recipe: Recipe) -> torch.optim.SGD:
     ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.SGD(filled, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+
+
+def _anchored(network: GraphModule, pull: Pull | None) -> list[Tensors]:
+    """Pair each weight that is pulled with its anchor."""
+    if pull is None:
+        return []
+    weights = network.initializers
+    return [(weights[name], torch.from_numpy(np.array(a)).to(weights[name])) for name, a in pull.anchors.items()]
 
 
 def _number(value: Json) -> float:
