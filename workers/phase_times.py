@@ -15,6 +15,7 @@ class PhaseTimes:
     seconds: dict[str, float] = field(default_factory=dict)
     _phase: Phase | None = None
     _since: float = 0.0
+    _lapped: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, phase: Phase, fraction: float, message: str = "", **metrics: float) -> None:
         """Report `fraction` of `phase`; a new phase ends the one before."""
@@ -22,6 +23,13 @@ class PhaseTimes:
             self._close()
             self._phase = phase
         self.report(phase, fraction, message, **metrics)
+
+    def lap(self) -> dict[str, float]:
+        """Give the seconds of each phase since the last call, and start the next lap."""
+        self._close()
+        since = {phase: total - self._lapped.get(phase, 0.0) for phase, total in self.seconds.items()}
+        self._lapped = dict(self.seconds)
+        return {phase: round(seconds, 3) for phase, seconds in since.items() if seconds > 0}
 
     def finish(self) -> dict[str, float]:
         """End the last phase and give the seconds of all."""

@@ -32,9 +32,11 @@ from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
 from workers.pruning.types import Json, Measurement, Phase, Run
+from workers.report.page import render
 
 VERSION: Final = "0.1.0"
 REPORT_NAME: Final = "report.json"
+PAGE_NAME: Final = "report.html"
 METADATA_PREFIX: Final = "espalier."
 
 
@@ -71,6 +73,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     task = prepare(spec, network, dataset, run)
     out.mkdir(parents=True, exist_ok=True)
     before = _original(task)
+    times.lap()
     variants = []
     for number, targets in enumerate(spec.target_sets):
         budgets = tuple(target.budget(cost.count(task.graph)) for target in targets)
@@ -78,15 +81,21 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
         aimed = replace(task, budgets=budgets, step_prefix=prefix)
         shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
         (out / f"{prefix}pruned.onnx").write_bytes(shipped.pruned.content)
-        latency, doubts = _latency(spec, task, {"before": source, "after": shipped.pruned.content})
-        variant = _result(aimed, targets, before, shipped, latency)
+        latency, compared, doubts = _latency(spec, task, {"before": source, "after": shipped.pruned.content})
+        variant = _result(aimed, targets, before, shipped, latency) | {"latency": compared, "timing": times.lap()}
         warnings: list[Json] = [*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *doubts]
         variants.append(variant | _asked(spec, task) | {"warnings": warnings})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
+    stated |= result.provenance(task.uploaded, source, version=VERSION)
     stated["timing"] = times.finish()
-    stated["artifacts"] = [entry for variant in variants for entry in _entries(variant)] + [_report_entry()]
-    (out / REPORT_NAME).write_text(json.dumps(stated, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    stated["artifacts"] = [entry for variant in variants for entry in _entries(variant)] + _report_entries()
+    _write_reports(stated, out)
     return stated
+
+
+def _write_reports(stated: Mapping[str, Json], out: Path) -> None:
+    (out / REPORT_NAME).write_text(json.dumps(stated, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    (out / PAGE_NAME).write_text(render(stated), "utf-8")
 
 
 def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> Task:
@@ -107,8 +116,8 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     require_prunable(grouping)
     model = cost_model(graph, grouping)
     before = cost.count(graph)
-    for targets in spec.target_sets:
-        budgets = [target.budget(before) for target in targets]
+    job_budgets = tuple(tuple(target.budget(before) for target in targets) for targets in spec.target_sets)
+    for budgets in job_budgets:
         require_reachable(model, budgets, min_keep=spec.min_keep, round_to=spec.round_to)
     data = _data(spec, graph, dataset, run)
     outputs = head.find(graph)
@@ -122,6 +131,7 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
         grouping=grouping,
         cost_model=model,
         budgets=(),
+        job_budgets=job_budgets,
         finetune=spec.finetune,
         run=run,
         round_to=spec.round_to,
@@ -156,10 +166,10 @@ def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: bytes, seed:
 
 def _latency(
     spec: PruneSpec, task: Task, networks: Mapping[str, bytes]
-) -> tuple[Mapping[str, Measurement], tuple[str, ...]]:
+) -> tuple[Mapping[str, Measurement], Json, tuple[str, ...]]:
     """Time both networks on one thread; a machine too busy to tell is a warning, never a failed job."""
     if not spec.measure:
-        return {}, ()
+        return {}, None, ()
     sample = task.data.validation.batch(np.zeros(1, np.int64))
     specs = load.input_specs(task.graph)
     shapes = {spec.name: array.shape for spec, array in zip(specs, sample, strict=True)}
@@ -167,9 +177,10 @@ def _latency(
     try:
         timed = measure(networks, shapes=shapes, progress=lambda part: report(Phase.MEASURE, part))
     except UnstableTiming as error:
-        return {}, (f"Latency is not stated: {error.message}",)
-    doubts = compare(timed["before"], timed["after"]).warnings
-    return timed, tuple(f"Latency is not stable, {doubt}." for doubt in doubts)
+        return {}, None, (f"Latency is not stated: {error.message}",)
+    compared = compare(timed["before"], timed["after"])
+    doubts = tuple(f"Latency is not stable, {doubt}." for doubt in compared.warnings)
+    return timed, result.comparison_json(compared), doubts
 
 
 def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
@@ -220,5 +231,5 @@ def _entries(variant: Mapping[str, Json]) -> list[Json]:
     ]
 
 
-def _report_entry() -> Json:
-    return {"file": REPORT_NAME, "kind": "report", "target": None, "summary": {}}
+def _report_entries() -> list[Json]:
+    return [{"file": name, "kind": "report", "target": None, "summary": {}} for name in (REPORT_NAME, PAGE_NAME)]

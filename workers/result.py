@@ -1,12 +1,16 @@
 """The result of a prune job in the words of the API."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version as installed
 
 import onnx_ir as ir
 
 from workers.analysis import figures
 from workers.prune_spec import Target
+from workers.pruning.measure.host import host
+from workers.pruning.measure.stats import Comparison
 from workers.pruning.methods.task import Outcome
 from workers.pruning.training.evaluate import Evaluation
 from workers.pruning.types import Budget, Cost, Json, Measurement
@@ -77,6 +81,35 @@ def target_json(targets: Sequence[Target], budgets: Sequence[Budget], counted: C
 def measurement_json(of: str, measured: Measurement) -> dict[str, Json]:
     """Give a latency measurement with every sample and the host."""
     return {"of": of, **_listed(asdict(measured))}
+
+
+def comparison_json(compared: Comparison) -> dict[str, Json]:
+    """State the latency ratio after / before with its interval, and why it may not be trusted."""
+    return {
+        "ratio": compared.ratio.value,
+        "ratio_interval": [compared.ratio.low, compared.ratio.high],
+        "is_real": compared.is_real,
+        "on_cpu_ratio": compared.on_cpu_ratio,
+        "doubts": list(compared.warnings),
+    }
+
+
+def provenance(uploaded: ir.Model, source: bytes, *, version: str) -> dict[str, Json]:
+    """State what was pruned, by which versions of what, on which machine."""
+    machine = host()
+    packages = ("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
+    versions = {"espalier": version, "python": machine["python"]} | {name: installed(name) for name in packages}
+    producer = " ".join(part for part in (uploaded.producer_name, uploaded.producer_version) if part)
+    return {
+        "source": {
+            "graph": uploaded.graph.name,
+            "producer": producer,
+            "sha256": hashlib.sha256(source).hexdigest(),
+            "size_bytes": len(source),
+        },
+        "versions": versions,
+        "host": machine,
+    }
 
 
 def _listed(values: Mapping[str, Json]) -> dict[str, Json]:

@@ -146,12 +146,14 @@ def test_the_file_says_where_it_comes_from(done, network):
 
 
 def test_artifacts_are_files_with_true_digests(done):
-    """Every artifact is a file of the folder, and the digest is that of its bytes; the report is JSON."""
+    """Every artifact is a file of the folder, and the digest is that of its bytes; the report is JSON and a page."""
     result, out = done
-    onnx_entry, report_entry = result["artifacts"]
+    onnx_entry, report_entry, page_entry = result["artifacts"]
 
     assert onnx_entry["sha256"] == hashlib.sha256((out / onnx_entry["file"]).read_bytes()).hexdigest()
     assert json.loads((out / report_entry["file"]).read_text())["after"] == result["after"]
+    assert page_entry == {**report_entry, "file": "report.html"}
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_cut_equals_masked_and_torch_equals_runtime(done):
