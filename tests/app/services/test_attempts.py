@@ -415,6 +415,36 @@ def test_a_deleted_model_fails_its_waiting_job(services: Services) -> None:
     assert (ended.state, ended.problem["type"], ended.problem["phase"]) == ("failed", "model-deleted", "inspect")
 
 
+def test_an_analysis_of_what_was_deleted_never_starts(services: Services) -> None:
+    """A model or dataset that is deleted while it waits for its analysis occupies no worker."""
+    services.inputs.delete_model(TENANT, upload_model(services).id)
+    services.inputs.delete_dataset(TENANT, upload_dataset(services).id)
+
+    assert services.attempts.claim("worker", ["cpu"]) is None
+
+
+def test_a_deleted_dataset_fails_its_waiting_job(services: Services) -> None:
+    """The failure names the dataset, not the model."""
+    model, dataset = analysed_model(services), upload_dataset(services)
+    row = services.jobs.submit(TENANT, spec(model.id, dataset=dataset.id))
+    services.inputs.delete_dataset(TENANT, dataset.id)
+
+    assert services.attempts.claim("worker", ["cpu"]) is None
+
+    problem = services.jobs.get(TENANT, row.id).problem
+    assert problem is not None
+    assert (problem["type"], dataset.id in str(problem["detail"])) == ("dataset-deleted", True)
+
+
+def test_warnings_are_events(services: Services) -> None:
+    """What went wrong without ending the attempt is in the job's log."""
+    row = job(services)
+    claimed = claim(services)
+    services.attempts.warn(row.id, claimed.epoch, {"code": "checkpoint-lost"})
+
+    assert kinds(services, row.id) == ["queued", "running", "warning"]
+
+
 def test_a_model_deleted_during_its_analysis_stays_deleted(services: Services) -> None:
     """The analysis of a deleted model ends quietly."""
     model = upload_model(services)
