@@ -5,7 +5,7 @@ fold). What is expensive goes through the journal, so that a later attempt resum
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -87,9 +87,15 @@ def choose(task: Task, scores: Scores, alpha: float) -> Chosen:
     return Chosen(keep=keep, graph=smaller, masked_vs_cut=difference)
 
 
-def repair(task: Task, chosen: Chosen, batches: Batches, *, compensated: bool) -> ir.Model:
-    """Let the kept channels take over what they can: least squares, or BatchNormalization statistics alone."""
+def repair(
+    task: Task, chosen: Chosen, batches: Batches, *, compensated: bool, uncut: ir.Model | None = None
+) -> ir.Model:
+    """Let the kept channels take over what they can: least squares, or BatchNormalization statistics alone.
+
+    They follow `uncut`, the network that `chosen` was cut from, where that is no longer the original.
+    """
     task.run.report(Phase.COMPENSATE, 0.0)
+    task = task if uncut is None else replace(task, graph=uncut)
 
     def compute() -> ir.Model:
         if compensated:
@@ -126,14 +132,25 @@ def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, F
     return renormalise.fold(finetuned.graph), finetuned
 
 
-def recover(task: Task, chosen: Chosen, batches: Batches, *, compensated: bool, score_source: str) -> Outcome:
-    """Repair and train the cut network, stating after each stage how good it is on held-out samples."""
-    stages = [_stage(task, "raw", chosen.graph, Phase.CUT)]
-    repaired = repair(task, chosen, batches, compensated=compensated)
-    stages.append(_stage(task, "compensated" if compensated else "recalibrated", repaired, Phase.COMPENSATE))
+def recover(
+    task: Task,
+    chosen: Chosen,
+    batches: Batches,
+    *,
+    compensated: bool,
+    score_source: str,
+    uncut: ir.Model | None = None,
+) -> Outcome:
+    """Repair and train the cut network, stating after each stage how good it is on held-out samples.
+
+    `uncut` as in `repair`; training always follows the original.
+    """
+    stages = [stage(task, "raw", chosen.graph, Phase.CUT)]
+    repaired = repair(task, chosen, batches, compensated=compensated, uncut=uncut)
+    stages.append(stage(task, "compensated" if compensated else "recalibrated", repaired, Phase.COMPENSATE))
     final, finetuned = train(task, repaired, batches)
     if finetuned is not None:
-        stages.append(_stage(task, "finetuned", final, Phase.FINETUNE))
+        stages.append(stage(task, "finetuned", final, Phase.FINETUNE))
     return Outcome(
         graph=final,
         keep=chosen.keep,
@@ -141,7 +158,7 @@ def recover(task: Task, chosen: Chosen, batches: Batches, *, compensated: bool, 
         stages=tuple(stages),
         finetuned=finetuned,
         score_source=score_source,
-        warnings=_warnings(finetuned),
+        warnings=training_warnings(finetuned),
     )
 
 
@@ -183,7 +200,8 @@ def _remembered_graph(task: Task, step: str, compute: Callable[[], ir.Model]) ->
     return load.load(np.ascontiguousarray(memo.arrays["graph"]).tobytes())
 
 
-def _stage(task: Task, name: str, graph: ir.Model, phase: Phase) -> Stage:
+def stage(task: Task, name: str, graph: ir.Model, phase: Phase) -> Stage:
+    """State how good the network is on held-out samples now."""
     evaluation = evaluate(
         graph,
         task.data.validation,
@@ -194,7 +212,8 @@ def _stage(task: Task, name: str, graph: ir.Model, phase: Phase) -> Stage:
     return Stage(name=name, evaluation=evaluation)
 
 
-def _warnings(finetuned: Finetuned | None) -> tuple[str, ...]:
+def training_warnings(finetuned: Finetuned | None) -> tuple[str, ...]:
+    """Say so where fine-tuning was undone."""
     if finetuned is None or finetuned.improved:
         return ()
     before, after = finetuned.loss_before, finetuned.loss_after
