@@ -283,7 +283,7 @@ class _Trainer:
 
     def _resume(self) -> None:
         memo = self._run.journal.recall(self._step_name)
-        if memo is None:
+        if memo is None or not memo.arrays:  # nothing, or made room for what came after
             return
         with torch.no_grad():
             for name, tensor in self._student.initializers.items():
