@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api import artifacts, datasets, error_handlers, events, health, index, jobs, measurements, models, openapi
 from app.api.deps import Parts
 from app.api.request_id import RequestIdMiddleware
-from app.api.watch import JobWatch
+from app.api.watch import JobWatch, at_once, in_a_thread
 from app.db.migrate import migrate
 from app.logs import configure_logging
 from app.services.assembly import Services, open_services
@@ -55,9 +55,10 @@ def create_app(settings: Settings, services: Services | None = None, *, migrates
 
 def parts_of(services: Services) -> Parts:
     """What routes work with, around these services."""
+    query = partial(read_versions, services.database)
     return Parts(
         services=services,
-        watch=JobWatch(partial(read_versions, services.database)),
+        watch=JobWatch(at_once(query) if services.database.dialect == "sqlite" else in_a_thread(query)),
         upload_threads=CapacityLimiter(services.settings.max_concurrent_uploads),
     )
 

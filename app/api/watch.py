@@ -1,11 +1,11 @@
 """Watching jobs for many pollers at once: requests that come while a query runs share the next one.
 
-One thread hop and one query serve everybody who asks at that moment, so polling costs less per request the more there
+One query serves everybody who asks at that moment, so polling costs less per request the more there
 is of it, on either database, and a long poll holds no thread and no connection while it waits.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from starlette.concurrency import run_in_threadpool
 
@@ -18,10 +18,36 @@ Version = tuple[int, str]
 _LOOK_SECONDS = 0.25
 
 
+Query = Callable[[Collection[Key]], Mapping[Key, Version]]
+Read = Callable[[Collection[Key]], Awaitable[Mapping[Key, Version]]]
+
+
+def at_once(query: Query) -> Read:
+    """Run the query on the event loop itself: for SQLite, whose readers wait for nobody.
+
+    In a thread each of the query's calls into SQLite would give up the interpreter's lock and wait for it again behind
+    the busy event loop, for milliseconds each; the query as a whole takes less than one.
+    """
+
+    async def read(keys: Collection[Key]) -> Mapping[Key, Version]:
+        return query(keys)
+
+    return read
+
+
+def in_a_thread(query: Query) -> Read:
+    """Run the query in a thread: for a database behind a socket, which may let one wait."""
+
+    async def read(keys: Collection[Key]) -> Mapping[Key, Version]:
+        return await run_in_threadpool(query, keys)
+
+    return read
+
+
 class JobWatch:
     """Reads versions in batches; belongs to one event loop."""
 
-    def __init__(self, read: Callable[[Collection[Key]], Mapping[Key, Version]]) -> None:
+    def __init__(self, read: Read) -> None:
         self._read = read
         self._asked: dict[Key, asyncio.Future[Version | None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -61,7 +87,7 @@ class JobWatch:
 
     async def _answer(self, batch: Mapping[Key, "asyncio.Future[Version | None]"]) -> None:
         try:
-            found = await run_in_threadpool(self._read, list(batch))
+            found = await self._read(list(batch))
         except Exception as error:  # noqa: BLE001 - handed to everybody who asked
             for answer in batch.values():
                 answer.set_exception(error)
