@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 from app.domain.target import Target, Targets
 from app.errors import FieldError, InvalidTarget, ValidationFailed, json_pointer
 
-MethodName = Literal["auto", "magnitude", "random"]
-METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "magnitude", "random")
+MethodName = Literal["auto", "lcp", "magnitude", "random"]
+METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "lcp", "magnitude", "random")
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -24,6 +24,31 @@ class AutoOptions(BaseModel):
     probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of the information gain.")
     alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+
+
+class LcpOptions(BaseModel):
+    """Evolution of what is added to each layer's scores (LcP), or of an affine transform of them (LeGR)."""
+
+    model_config = _STRICT
+
+    method: Literal["lcp"] = Field(default="lcp", exclude=True, repr=False)
+    mode: Literal["lcp", "legr"] = Field(default="lcp", description="lcp: a shift per layer; legr: scale and shift.")
+    preset: Literal["ours", "authors"] = Field(
+        default="ours",
+        description="ours: compared with the original, no labels; authors: raw cut, cross-entropy on labels.",
+    )
+    base: Literal["l2", "l1", "taylor", "ig"] = Field(default="l2", description="Scores that are transformed.")
+    evaluations: int | None = Field(
+        default=None, ge=64, le=100_000, description="Candidates of the search; null: 120, preset authors 400."
+    )
+    fitness: Literal["recalibrated", "compensated", "raw"] | None = Field(
+        default=None,
+        description="What is done to a candidate before it is judged; null: recalibrated, preset authors raw.",
+    )
+    calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples of the divergence.")
+    compensate: bool | None = Field(
+        default=None, description="Refit the consumers of cut channels; null: true, preset authors false."
+    )
 
 
 class MagnitudeOptions(BaseModel):
@@ -46,9 +71,10 @@ class RandomOptions(BaseModel):
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
 
 
-MethodOptions = AutoOptions | MagnitudeOptions | RandomOptions
+MethodOptions = AutoOptions | LcpOptions | MagnitudeOptions | RandomOptions
 OPTIONS: Final[Mapping[MethodName, type[MethodOptions]]] = {
     "auto": AutoOptions,
+    "lcp": LcpOptions,
     "magnitude": MagnitudeOptions,
     "random": RandomOptions,
 }

@@ -5,6 +5,12 @@ from typing import Final
 
 from workers.pruning.methods.auto import auto
 from workers.pruning.methods.baselines import magnitude, random
+from workers.pruning.methods.lcp import lcp
 from workers.pruning.methods.task import Outcome
 
-METHODS: Final[Mapping[str, Callable[..., Outcome]]] = {"auto": auto, "magnitude": magnitude, "random": random}
+METHODS: Final[Mapping[str, Callable[..., Outcome]]] = {
+    "auto": auto,
+    "lcp": lcp,
+    "magnitude": magnitude,
+    "random": random,
+}

@@ -23,12 +23,13 @@ class Task:
     data: Dataset
     grouping: Grouping
     cost_model: CostModel
-    budgets: tuple[Budget, ...]
+    budgets: tuple[Budget, ...]  # of the target that is aimed at
     finetune: FinetuneSettings
     run: Run
     reference: ir.Model | Answers  # what the original says to held-out samples
     round_to: int | None = None  # None: chosen per group
     min_keep: float = 0.1
+    job_budgets: tuple[tuple[Budget, ...], ...] = ()  # of every target of the job
     step_prefix: str = ""  # tells the journal entries of several targets apart
 
 

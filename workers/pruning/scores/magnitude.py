@@ -1,12 +1,13 @@
 """The norm of a unit's filters: the baseline that needs no data."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import NonFiniteScore
-from workers.pruning.types import FloatArray, Grouping, Role, Scores
+from workers.pruning.types import FloatArray, Grouping, IntArray, Role, Scores
 
 Norm = Literal["l1", "l2"]
 
@@ -24,6 +25,17 @@ def magnitude(graph: ir.Model, grouping: Grouping, norm: Norm = "l2") -> Scores:
         NonFiniteScore: a weight is NaN or infinite; the message names its node.
     """
     values = np.zeros(grouping.num_units)
+    for _, units, sizes in by_layer(graph, grouping, norm):
+        values[units] += sizes
+    return Scores(values=values, source=f"magnitude_{norm}")
+
+
+def by_layer(graph: ir.Model, grouping: Grouping, norm: Norm = "l2") -> Iterator[tuple[str, IntArray, FloatArray]]:
+    """Yield, for each layer that produces units, its node, these units in ascending order, and what each weighs there.
+
+    Raises:
+        NonFiniteScore: a weight is NaN or infinite; the message names its node.
+    """
     for axis in grouping.initializer_axes:
         if axis.role is not Role.PRODUCE:
             continue
@@ -34,8 +46,11 @@ def magnitude(graph: ir.Model, grouping: Grouping, norm: Norm = "l2") -> Scores:
         if not np.isfinite(sizes).all():
             raise NonFiniteScore("a weight is NaN or infinite", where=axis.node, actual=axis.initializer)
         member = axis.units >= 0
-        np.add.at(values, axis.units[member], sizes[member])
-    return Scores(values=values, source=f"magnitude_{norm}")
+        units, position = np.unique(axis.units[member], return_inverse=True)
+        if len(units):
+            total = np.zeros(len(units))
+            np.add.at(total, position, sizes[member])
+            yield axis.node, units, total
 
 
 def _sizes(weight: FloatArray, axis: int, norm: Norm) -> FloatArray:
