@@ -39,6 +39,7 @@ def order_of(written: dict[str, Any], out: Path, scratch: Path) -> Order:
 def main() -> int:
     """Run the job that the file of the first argument describes."""
     follow_parent()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; workers.sandbox says why
     written = json.loads(Path(sys.argv[1]).read_text())
     out = Path(written["out"]).resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -65,10 +65,13 @@ def child_environment(source: Mapping[str, str], *, scratch: Path, num_threads: 
     """Give the environment of a child: an allow-list, a private home and temporary folder, fixed thread counts.
 
     Credentials of the service (database, broker, keys) are in its environment, so nothing is passed on by default.
+
+    Threads that wait sleep rather than spin: with 8 busy programs on 2 cores, a training step of a small network took
+    690 ms spinning, 54 to 120 ms sleeping and 50 to 79 ms with one thread.
     """
     threads = str(num_threads)
     fixed = {
-        "HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+        "HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
     }  # fmt: skip

@@ -117,7 +117,7 @@ def test_the_environment_of_a_child_holds_no_credentials(tmp_path) -> None:
     given = child_environment(source, scratch=tmp_path, num_threads=3)
 
     assert "/bin" == given["PATH"]
-    assert ("3", str(tmp_path)) == (given["OMP_NUM_THREADS"], given["TMPDIR"])
+    assert ("3", "PASSIVE", str(tmp_path)) == (given["OMP_NUM_THREADS"], given["OMP_WAIT_POLICY"], given["TMPDIR"])
     assert set() == {"ESPALIER_DATABASE_URL", "AWS_SECRET_ACCESS_KEY"} & set(given)
 
 
