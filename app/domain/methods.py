@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 from app.domain.target import Target, Targets
 from app.errors import FieldError, InvalidTarget, ValidationFailed, json_pointer
 
-MethodName = Literal["auto", "lcp", "magnitude", "random"]
-METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "lcp", "magnitude", "random")
+MethodName = Literal["auto", "easiedge", "lcp", "magnitude", "random", "taylor"]
+METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "easiedge", "lcp", "magnitude", "random", "taylor")
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -23,6 +23,31 @@ class AutoOptions(BaseModel):
     calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples that scores look at.")
     probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of the information gain.")
     alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
+    compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+
+
+class EasiedgeOptions(BaseModel):
+    """ADMM between training and a global ranking by information gain."""
+
+    model_config = _STRICT
+
+    method: Literal["easiedge"] = Field(default="easiedge", exclude=True, repr=False)
+    gain: Literal["half_fisher", "exact", "linearised", "entropy"] = Field(
+        default="half_fisher", description="How information gain is computed; the default serves every kind of output."
+    )
+    probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of half_fisher.")
+    calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples that scores look at.")
+    rounds: int = Field(default=6, ge=1, le=100, description="Rounds of ADMM.")
+    steps_per_round: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Training steps of a round; null: an epoch, at most 400."
+    )
+    rho: float = Field(default=1e-3, gt=0, le=100, description="Strength of the pull to the pruned copy, first round.")
+    rho_growth: float = Field(default=10**0.5, ge=1, le=100, description="Factor of rho from round to round.")
+    rho_max: float = Field(default=0.1, gt=0, le=100, description="Largest rho.")
+    learning_rate: float = Field(
+        default=0.01, gt=0, le=100, description="Of the first round; a cosine over all rounds."
+    )
+    alpha: float = Field(default=0.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
 
 
@@ -71,12 +96,33 @@ class RandomOptions(BaseModel):
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
 
 
-MethodOptions = AutoOptions | LcpOptions | MagnitudeOptions | RandomOptions
+class TaylorOptions(BaseModel):
+    """Rounds of ranking by Taylor scores, removal and fine-tuning, until accuracy has dropped too far."""
+
+    model_config = _STRICT
+
+    method: Literal["taylor"] = Field(default="taylor", exclude=True, repr=False)
+    criterion: Literal["gate", "activation"] = Field(
+        default="gate", description="gate: squared gradients (2019); activation: absolute, normalised by layer (2017)."
+    )
+    share_per_round: float = Field(default=0.04, gt=0, le=1, description="Of all channels, removed in one round.")
+    epochs_per_round: float = Field(default=1.0, gt=0, le=1000, description="Fine-tuning after each removal.")
+    learning_rate: float = Field(default=0.001, gt=0, le=100, description="Of the fine-tuning within rounds.")
+    max_accuracy_drop: float = Field(
+        default=0.03, gt=0, le=1, description="On held-back training samples; a round that drops further is undone."
+    )
+    alpha: float = Field(default=0.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
+    ranking_samples: int = Field(default=4096, ge=16, le=10_000_000, description="Training samples of each ranking.")
+
+
+MethodOptions = AutoOptions | EasiedgeOptions | LcpOptions | MagnitudeOptions | RandomOptions | TaylorOptions
 OPTIONS: Final[Mapping[MethodName, type[MethodOptions]]] = {
     "auto": AutoOptions,
+    "easiedge": EasiedgeOptions,
     "lcp": LcpOptions,
     "magnitude": MagnitudeOptions,
     "random": RandomOptions,
+    "taylor": TaylorOptions,
 }
 
 

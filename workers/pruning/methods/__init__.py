@@ -5,12 +5,16 @@ from typing import Final
 
 from workers.pruning.methods.auto import auto
 from workers.pruning.methods.baselines import magnitude, random
+from workers.pruning.methods.easiedge import easiedge
 from workers.pruning.methods.lcp import lcp
 from workers.pruning.methods.task import Outcome
+from workers.pruning.methods.taylor import taylor
 
 METHODS: Final[Mapping[str, Callable[..., Outcome]]] = {
     "auto": auto,
+    "easiedge": easiedge,
     "lcp": lcp,
     "magnitude": magnitude,
     "random": random,
+    "taylor": taylor,
 }
