@@ -71,7 +71,8 @@ def child_environment(source: Mapping[str, str], *, scratch: Path, num_threads: 
     """
     threads = str(num_threads)
     fixed = {
-        "HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": threads,
+        "HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE",
+        "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
     }  # fmt: skip
