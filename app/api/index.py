@@ -1,6 +1,10 @@
-"""The page at `/`: where things are."""
+"""The page at `/`: send a network, watch its job, fetch what came of it. It speaks to /v1 like any client."""
 
+import base64
+import hashlib
+import re
 from importlib.resources import files
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
@@ -9,7 +13,29 @@ from app.api.openapi import bare, problems
 
 router = APIRouter(tags=["index"])
 
-_PAGE = files("app").joinpath("web/index.html").read_text("utf-8")
+_PAGE: Final = files("app").joinpath("web/index.html").read_text("utf-8")
+
+
+def content_policy(page: str) -> str:
+    """Give the Content-Security-Policy of a page: its own script and style, by digest, and requests to its own host."""
+    script, style = (_digests(page, tag) for tag in ("script", "style"))
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; form-action 'self';"
+        " base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def _digests(page: str, tag: str) -> str:
+    bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies]
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+_HEADERS: Final = {
+    "Content-Security-Policy": content_policy(_PAGE),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @router.get(
@@ -20,5 +46,5 @@ _PAGE = files("app").joinpath("web/index.html").read_text("utf-8")
     responses={200: bare("An HTML page.", content={"text/html": {"schema": {"type": "string"}}}), **problems()},
 )
 async def index() -> HTMLResponse:
-    """Say in a page what this is and where its documentation is."""
-    return HTMLResponse(_PAGE)
+    """Give a page that sends networks, shows jobs, and links the documentation."""
+    return HTMLResponse(_PAGE, headers=_HEADERS)
