@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from workers.pruning.types import Phase
 from workers.report import pictures, summary
 from workers.report.drawing import Drawing
 from workers.report.extras import Extra, extras
@@ -21,6 +22,7 @@ from workers.report.summary import Facts, Row, StageRow
 from workers.report.words import plain, seconds, share, spelled
 
 _FOLDER: Final = Path(__file__).parent
+_PHASES: Final = [phase.value for phase in Phase]
 _NUMBERS: Final = re.compile(r"\[\s+(-?\d[-+.e\d,\s]*?)\s+\]")
 
 Line = tuple[str, str]
@@ -93,7 +95,7 @@ def _warnings(variants: list[Facts]) -> list[str]:
     """Give every warning once; of several targets, what is not said of all is said of whom."""
     said: dict[str, list[str]] = {}
     for variant in variants:
-        unverified = [] if variant.get("verified", True) else ["Unverified: there was no data to judge with."]
+        unverified = [] if variant.get("verified", True) else ["Unverified: no accuracy was measured."]
         for warning in [*unverified, *map(plain, variant.get("warnings", ()))]:
             said.setdefault(warning, []).append(str(variant["target"]))
     return [
@@ -106,7 +108,10 @@ def _timing(result: Facts) -> list[tuple[str, str, float]]:
     """Give each phase, its seconds as text, and its share of the whole."""
     timing = result.get("timing") or {}
     whole = sum(timing.values()) or 1.0
-    return [(phase, f"{seconds(spent)} ({share(spent / whole)})", spent / whole) for phase, spent in timing.items()]
+    in_order = sorted(
+        timing.items(), key=lambda entry: _PHASES.index(entry[0]) if entry[0] in _PHASES else len(_PHASES)
+    )
+    return [(phase, f"{seconds(spent)} ({share(spent / whole)})", spent / whole) for phase, spent in in_order]
 
 
 def _sections(result: Facts, variants: list[Facts]) -> Iterator[tuple[str, list[Line]]]:

@@ -73,7 +73,7 @@ def stage_quality(variant: Facts) -> Drawing | None:
     key = next((key for key in ("accuracy", "agreement") if all(key in point for point in judged)), None)
     if key is None or len(judged) < 2:
         return None
-    left, right, row = 104.0, float(WIDTH - 58), 30
+    left, right, row = 104.0, float(WIDTH - 66), 30
     bottom = 6.0 + row * len(judged)
     said = ", ".join(f"{point['stage']} {share(point[key])}" for point in judged)
     drawing = Drawing(label=f"Held-out {key} after each stage: {said}.", height=bottom + 38)
@@ -148,10 +148,12 @@ def latency(variant: Facts) -> Drawing | None:
     for number, (css, name) in enumerate((("before", "before"), ("after", "after"))):
         base = (number + 1) * (height + 26)
         _histogram(drawing, axis, samples[number], (base, base - height), css)
-        _medians(drawing, axis, measured[number], (base, base - height - 6), name)
-    slower = [sum(value > axis.high for value in each) for each in samples]
-    if any(slower):
-        drawing.write(f"slower than shown: {slower[0]} before, {slower[1]} after", right, 12, anchor="end", css="note")
+        x, top, side = axis.at(measured[number]["p50_ms"]), base - height - 3, measured[number]
+        drawing.line((x, base), (x, top), "mark")
+        text = f"{name}: p50 {milliseconds(side['p50_ms'])}, p90 {milliseconds(side['p90_ms'])}"
+        drawing.write(text, left, top - 4, css="value")
+        if slower := sum(value > axis.high for value in samples[number]):
+            drawing.write(f"{slower} slower than shown", right, top - 4, anchor="end", css="note")
     return drawing
 
 
@@ -170,15 +172,6 @@ def _histogram(drawing: Drawing, axis: Scale, samples: Sequence[float], span: tu
             said = f"{count} runs between {milliseconds(low)} and {milliseconds(low + size)}"
             wide = axis.at(low + size) - axis.at(low) - 0.5
             drawing.add("rect", css=css, x=axis.at(low), y=base - tall, width=wide, height=tall, title=said)
-
-
-def _medians(drawing: Drawing, axis: Scale, side: Facts, span: tuple[float, float], name: str) -> None:
-    base, top = span
-    x = axis.at(side["p50_ms"])
-    drawing.line((x, base), (x, top), "mark")
-    text = f"{name}: p50 {milliseconds(side['p50_ms'])}, p90 {milliseconds(side['p90_ms'])}"
-    fits = x + 5 + len(text) * TEXT_WIDTH < WIDTH
-    drawing.write(text, x + 5 if fits else x - 5, top + 6, anchor="start" if fits else "end", css="value")
 
 
 def tradeoff(variants: Sequence[Facts]) -> Drawing | None:

@@ -58,6 +58,7 @@ class StageRow:
     name: str
     words: str
     quality: str
+    interval: str
     gained: str
     agreement: str
     seconds: str
@@ -228,6 +229,7 @@ def stages(variant: Facts) -> list[StageRow]:
                 name=stage_name(point),
                 words=STAGES.get(point["stage"], ("", ""))[1],
                 quality=_stage_quality(point),
+                interval=share_range(point.get("accuracy_interval", ())),
                 gained=_gained(previous, point),
                 agreement=share(point["agreement"]) if "agreement" in point else "",
                 seconds=seconds(sum(spent)) if spent else "",
@@ -253,7 +255,7 @@ def training_points(variant: Facts) -> list[Facts]:
 
 def _stage_quality(point: Facts) -> str:
     if "accuracy" in point:
-        return f"{share(point['accuracy'])} {_interval(point)}"
+        return share(point["accuracy"])
     return f"relative error {significant(point['relative_mse'])}" if "relative_mse" in point else ""
 
 
@@ -277,6 +279,7 @@ def target_rows(variants: Sequence[Facts]) -> list[Mapping[str, str]]:
             "params": quantity(variant["after"]["params"]),
             "params_share": share(_remains(variant, "params")),
             "quality": _stage_quality(variant["after"]) or _agreement(variant["after"]),
+            "interval": share_range(variant["after"].get("accuracy_interval", ())),
             "latency": share(variant["latency"]["ratio"]) if variant.get("latency") else "",
             "file": str(variant.get("file", "")),
         }

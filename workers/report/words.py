@@ -33,7 +33,9 @@ def share(value: float) -> str:
 
 
 def share_range(interval: Sequence[float]) -> str:
-    """Give an interval of shares: `97.1 to 99.4 %`."""
+    """Give an interval of shares: `97.1 to 99.4 %`; nothing where there is none."""
+    if not interval:
+        return ""
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}{SPACE}%"
 
 
