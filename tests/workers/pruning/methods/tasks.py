@@ -7,12 +7,14 @@ import numpy as np
 from tests.workers.pruning.journals import run_of
 from tests.workers.pruning.seeded import seeded
 from workers.pruning.graph import cost, head, load
+from workers.pruning.graph.runtime import Session
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.weights import replace_weights, weights
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find
 from workers.pruning.methods.task import Task
 from workers.pruning.training.data import synthetic
-from workers.pruning.training.evaluate import answer
+from workers.pruning.training.evaluate import answer, run_all
 from workers.pruning.training.recipe import FinetuneSettings
 from workers.pruning.types import Budget, Metric, TensorSpec
 
@@ -35,14 +37,16 @@ chain (float[N, 3, 8, 8] x, float[12, 3, 3, 3] w1, float[12] b1, float[10, 12, 3
 def task_of(text=CHAIN, *, share=0.6, steps=4, labelled=False, run=None, num_samples=200, seed=0):
     """A task on made-up samples that asks for `share` of the MACs; labels are the network's own answers if asked."""
     graph = load.load(to_bytes(seeded(text, seed)))
-    grouping = find(graph)
     data = synthetic(
         graph, [TensorSpec(name="x", dtype="float32", shape=("N", 3, 8, 8))], seed=0, num_samples=num_samples
     )
+    if head.find(graph).is_classification:
+        graph = centred(graph, data.train)
     if labelled:
         data = replace(
             data, train=labels_of(graph, data.train), validation=labels_of(graph, data.validation), kind="labelled"
         )
+    grouping = find(graph)
     return Task(
         uploaded=graph,
         graph=graph,
@@ -56,6 +60,13 @@ def task_of(text=CHAIN, *, share=0.6, steps=4, labelled=False, run=None, num_sam
         reference=answer(graph, data.validation) if head.find(graph).is_classification else graph,
         round_to=1,
     )
+
+
+def centred(graph, samples):
+    """The same network with logits of mean zero, so that it answers with all of its classes."""
+    rows = run_all(Session(to_bytes(graph), threads=1), samples, lambda _: None)
+    mean = np.concatenate([outputs[0] for outputs in rows]).mean(axis=0)
+    return load.load(to_bytes(replace_weights(graph, {"b3": weights(graph)["b3"] - mean})))
 
 
 def labels_of(graph, samples):
