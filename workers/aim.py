@@ -57,7 +57,7 @@ class Aimed:
 
     pruned: Pruned
     drop: Drop | None
-    stopped_by: str  # target, accuracy
+    stopped_by: str  # target, accuracy, floor
     warnings: tuple[str, ...] = ()
 
 
@@ -72,9 +72,10 @@ def aim(spec: PruneSpec, task: Task, before: Evaluation, metadata: dict[str, str
     drop = fall(spec, before, asked.evaluation)
     if drop is None:
         unchecked = ("max_accuracy_drop was not checked: there is no accuracy to compare.",)
-        return Aimed(pruned=asked, drop=None, stopped_by="target", warnings=unchecked if spec.max_accuracy_drop else ())
+        warnings = unchecked if spec.max_accuracy_drop else ()
+        return Aimed(pruned=asked, drop=None, stopped_by=_stop(asked), warnings=warnings)
     if drop.held:
-        return Aimed(pruned=asked, drop=drop, stopped_by="target")
+        return Aimed(pruned=asked, drop=drop, stopped_by=_stop(asked))
     best, best_drop = asked, drop
     lower, upper = 0.0, 1.0
     for number in range(1, MILDER_ATTEMPTS + 1):
@@ -93,6 +94,11 @@ def aim(spec: PruneSpec, task: Task, before: Evaluation, metadata: dict[str, str
             upper = middle
             best, best_drop = candidate, candidate_drop
     return Aimed(pruned=best, drop=best_drop, stopped_by="accuracy", warnings=(_explained(drop, best_drop),))
+
+
+def _stop(asked: Pruned) -> str:
+    """Give what ended the pruning: the target, unless the method itself stopped before it."""
+    return str(asked.outcome.facts.get("stopped_by", "target"))
 
 
 def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
