@@ -203,6 +203,7 @@ def _result(
         "verified": task.data.kind != "synthetic",
         "layers": result.layers(task.graph, outcome.graph),
         "curve": result.curve(outcome),
+        "facts": dict(outcome.facts),
         "finetune": result.finetune_json(outcome),
         "data": task.data.to_json(),
         "frozen": [{"node": entry.node, "reason": entry.reason} for entry in task.grouping.frozen],

@@ -84,7 +84,7 @@ def _ranked_once(task: Task, options: Options, batches: Batches) -> Outcome:
     chosen = steps.choose(task, scores, options.alpha)
     outcome = steps.recover(task, chosen, batches, compensated=True, score_source=scores.source)
     note = "There was nothing to train with, so EasiEdge was its ranking alone, with compensation and without ADMM."
-    return replace(outcome, warnings=(*outcome.warnings, note), facts={"admm": None})
+    return replace(outcome, warnings=(*outcome.warnings, note), facts={"admm_rounds": []})
 
 
 def _walked(task: Task, options: Options, batches: Batches, *, compensated: bool) -> Outcome:
@@ -112,7 +112,7 @@ def _walked(task: Task, options: Options, batches: Batches, *, compensated: bool
         score_source=f"information_gain_{options.gain}",
         uncut=renormalise.fold(best.graph),
     )
-    return replace(outcome, facts={"admm": _facts(iterate)})
+    return replace(outcome, facts=_facts(iterate))
 
 
 def _cut(task: Task, setting: Setting, best: Feasible) -> Chosen:
@@ -131,4 +131,4 @@ def _facts(iterate: Iterate[Walk]) -> dict[str, Json]:
             zip(iterate.residuals, iterate.state.distances, strict=True), start=1
         )
     ]
-    return {"rounds": rows, "best_round": iterate.state.best_round, "settled": iterate.settled}
+    return {"admm_rounds": rows, "best_round": iterate.state.best_round, "settled": iterate.settled}

@@ -33,10 +33,13 @@ class Round:
     number: int
     accuracy: float  # on the samples that decide
     accepted: bool
+    channels: int  # that are left
+    macs: int
 
     def to_json(self) -> dict[str, Json]:
         """Give the figures for the report and the journal."""
-        return asdict(self)
+        figures = asdict(self)
+        return {"round": figures.pop("number"), **figures}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class Rule(Generic[State]):
     advance: Callable[[State, int], State | None]  # the next state of a round; None where nothing more may go
     accuracy: Callable[[State], float]
     meets_target: Callable[[State], bool]
+    size: Callable[[State], tuple[int, int]]  # channels and MACs that are left
     base: float  # accuracy before the first round
     max_drop: float
 
@@ -73,7 +77,9 @@ def next_round(course: Course[State], rule: Rule[State]) -> Course[State]:
         return replace(course, stopped_by=FLOOR)
     accuracy = rule.accuracy(candidate)
     accepted = rule.base - accuracy <= rule.max_drop + _ROUNDING
-    rounds = (*course.rounds, Round(number=number, accuracy=accuracy, accepted=accepted))
+    channels, macs = rule.size(candidate)
+    found = Round(number=number, accuracy=accuracy, accepted=accepted, channels=channels, macs=macs)
+    rounds = (*course.rounds, found)
     if not accepted:
         return replace(course, rounds=rounds, stopped_by=ACCURACY)
     return Course(state=candidate, rounds=rounds)
@@ -92,7 +98,14 @@ def rounds_from(entries: Json) -> tuple[Round, ...]:
     """Read recorded rounds."""
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise TypeError(f"recorded rounds are a list, found {type(entries).__name__}")
-    return tuple(Round(**entry) for entry in entries)  # type: ignore[arg-type]  # written by to_json
+    return tuple(_round(entry) for entry in entries)
+
+
+def _round(entry: Json) -> Round:
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"a recorded round is an object, found {type(entry).__name__}")
+    rest = {key: value for key, value in entry.items() if key != "round"}
+    return Round(number=entry["round"], **rest)  # type: ignore[arg-type]  # written by to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

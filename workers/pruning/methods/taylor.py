@@ -149,6 +149,7 @@ def _rounds(task: Task, options: Options, data: Divided) -> Course[Slimmed]:
         advance=partial(_advanced, task, options, data),
         accuracy=partial(_accuracy, task, data),
         meets_target=lambda state: holds(cost(task.cost_model, _widths(task, state)), task.budgets),
+        size=lambda state: (int(state.keep.mask.sum()), cost(task.cost_model, _widths(task, state)).macs),
         base=_accuracy(task, data, everything),
         max_drop=options.max_accuracy_drop,
     )

@@ -41,12 +41,12 @@ def test_the_target_is_met_and_never_exceeded(done):
 
 def test_residuals_of_every_round_are_told(done):
     """Each round has both residuals, its rho and how far its feasible cut is; the taken one is the closest."""
-    facts = done[1].facts["admm"]
-    distances = [entry["distance"] for entry in facts["rounds"]]
+    facts = done[1].facts
+    distances = [entry["distance"] for entry in facts["admm_rounds"]]
 
-    assert [entry["round"] for entry in facts["rounds"]] == [1, 2, 3]
-    assert [entry["rho"] for entry in facts["rounds"]] == pytest.approx([1e-3, 10**-2.5, 1e-2])
-    assert all(entry["primal"] > 0 and entry["dual"] > 0 for entry in facts["rounds"])
+    assert [entry["round"] for entry in facts["admm_rounds"]] == [1, 2, 3]
+    assert [entry["rho"] for entry in facts["admm_rounds"]] == pytest.approx([1e-3, 10**-2.5, 1e-2])
+    assert all(entry["primal"] > 0 and entry["dual"] > 0 for entry in facts["admm_rounds"])
     assert distances[facts["best_round"] - 1] == min(distances)
 
 
@@ -84,7 +84,7 @@ def test_without_training_it_says_that_it_only_ranked(changes):
     """No steps, or no data but noise: ranking, cut and compensation, also where that was not asked for."""
     outcome = easiedge(task_of(**changes), compensate=False, calibration_samples=64)
 
-    assert outcome.facts == {"admm": None}
+    assert outcome.facts["admm_rounds"] == []
     assert outcome.stages[1].name == "compensated"
     assert "There was nothing to train with" in outcome.warnings[-1]
 
@@ -104,7 +104,7 @@ def test_networks_that_do_not_classify_are_pruned():
     task = task_of(SIGMOID)
     outcome = easiedge(replace(task, data=replace(task.data, kind="unlabelled")), **QUICK)
 
-    assert len(outcome.facts["admm"]["rounds"]) == 3
+    assert len(outcome.facts["admm_rounds"]) == 3
     assert cost.count(outcome.graph).macs <= task.budgets[0].limit
 
 

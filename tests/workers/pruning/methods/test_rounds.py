@@ -15,6 +15,7 @@ def rule_of(*, accuracy, target=100, last=100, max_drop=0.03):
         advance=lambda state, _number: state + 1 if state < last else None,
         accuracy=accuracy,
         meets_target=lambda state: state >= target,
+        size=lambda state: (10 - state, 1000 - 100 * state),
         base=0.95,
         max_drop=max_drop,
     )
@@ -66,6 +67,7 @@ def test_rounds_survive_their_record():
     written = json.loads(json.dumps([entry.to_json() for entry in course.rounds]))
 
     assert rounds_from(written) == course.rounds
+    assert written[1] == {"round": 2, "accuracy": 0.95 - 0.01 * 2, "accepted": True, "channels": 8, "macs": 800}
 
 
 def test_a_bar_over_rounds_never_runs_back():

@@ -39,8 +39,10 @@ def test_every_round_is_told(done):
     task, outcome = done
     rounds, groups = outcome.facts["rounds"], outcome.facts["pruned_by_group"]
 
-    assert [entry["number"] for entry in rounds] == list(range(1, len(rounds) + 1))
+    assert [entry["round"] for entry in rounds] == list(range(1, len(rounds) + 1))
     assert len(rounds) >= 2
+    assert rounds[-1]["macs"] == cost.count(outcome.graph).macs
+    assert rounds[-1]["channels"] == outcome.keep.mask.sum()
     assert all(0 <= entry["accuracy"] <= 1 and entry["accepted"] for entry in rounds)
     assert sum(group["pruned"] for group in groups) == task.grouping.num_units - outcome.keep.mask.sum()
     assert [stage.name for stage in outcome.stages] == ["rounds", "finetuned"]
