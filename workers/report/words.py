@@ -42,7 +42,7 @@ def share_range(interval: Sequence[float]) -> str:
 def points(difference: float) -> str:
     """Give a difference of shares in points of a percent, with its sign: `−0.4 points`."""
     shown = round(100 * difference, 1) + 0.0  # no negative zero
-    return f"{shown:+.1f}{SPACE}points".replace("-", "−")
+    return f"{shown:+.1f} points".replace("-", "−")
 
 
 def milliseconds(value: float) -> str:
