@@ -16,6 +16,7 @@ from workers.report.words import plain, spelled
 ORDERS: Final = ("step", "epoch", "round", "generation", "iteration")
 ROWS_AT_MOST: Final = 400
 CURVES_AT_MOST: Final = 4
+SERIES_AT_LEAST: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,12 @@ class Extra:
 def extras(variant: Facts) -> list[Extra]:
     """Give everything a method states beyond what every method does."""
     facts = variant.get("facts") or {}
-    lines = tuple((spelled(key), plain(value)) for key, value in facts.items() if not _records(value))
-    found = [Extra(title="What the method found", lines=lines)] if lines else []
-    found += [_extra(spelled(key), value) for key, value in facts.items() if _records(value)]
+    records = {key: value for key, value in facts.items() if _records(value)}
+    series = {key: value for key, value in facts.items() if _series(value)}
+    lines = tuple((spelled(key), plain(value)) for key, value in facts.items() if key not in {**records, **series})
+    drawings = tuple(_row_curve(key, value) for key, value in series.items())
+    found = [Extra(title="What the method found", lines=lines, drawings=drawings)] if facts else []
+    found += [_extra(spelled(key), value) for key, value in records.items()]
     return found + [_extra(spelled(name), points) for name, points in _own_points(variant).items()]
 
 
@@ -58,6 +62,24 @@ def _records(value: Any) -> bool:
     )
 
 
+def _series(value: Any) -> bool:
+    """Whether a value is so many figures in a row that they are better drawn than listed; gaps are allowed."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return False
+    known = [entry for entry in value if entry is not None]
+    return len(known) >= SERIES_AT_LEAST and all(map(_is_figure, known))
+
+
+def _row_curve(key: str, values: Sequence[Any]) -> Drawing:
+    pairs = [(number, value) for number, value in enumerate(values, start=1) if value is not None]
+    xs, ys = zip(*pairs, strict=True)
+    return curve(xs, ys, x_name="number", y_name=spelled(key))
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _extra(title: str, records: Sequence[Facts]) -> Extra:
     columns = tuple(dict.fromkeys(key for record in records for key in record))
     shown = records[:ROWS_AT_MOST]
@@ -77,7 +99,7 @@ def _curves(records: Sequence[Facts], columns: Sequence[str]) -> Iterator[Drawin
         return
     drawn = 0
     for column in columns:
-        pairs = [(record[order], record[column]) for record in records if order in record and column in record]
+        pairs = [(record.get(order), record[column]) for record in records if record.get(column) is not None]
         if column == order or drawn == CURVES_AT_MOST or not _drawable(pairs):
             continue
         drawn += 1
@@ -87,5 +109,5 @@ def _curves(records: Sequence[Facts], columns: Sequence[str]) -> Iterator[Drawin
 
 def _drawable(pairs: Sequence[tuple[Any, Any]]) -> bool:
     """Whether there are enough figures, in order, for a line that says something."""
-    figures = all(isinstance(value, int | float) and not isinstance(value, bool) for pair in pairs for value in pair)
+    figures = all(_is_figure(value) for pair in pairs for value in pair)
     return figures and len(pairs) > 2 and all(first[0] < second[0] for first, second in itertools.pairwise(pairs))

@@ -28,12 +28,18 @@ STAGES: Final = {  # by the engine's name: what the page calls it, and what that
     "raw": ("cut", "channels removed, nothing repaired"),
     "compensated": ("compensated", "kept channels take over by least squares"),
     "recalibrated": ("recalibrated", "normalisation statistics measured anew"),
+    "trained": ("trained", "pruned in the course of its training"),
     "finetuned": ("fine-tuned", "trained towards the original's outputs"),
+}
+_STOPS: Final = {
+    "accuracy": "accuracy would have fallen further than allowed",
+    "floor": "nothing more may be removed",
 }
 _PHASES: Final = {
     "raw": ("score", "allocate", "cut"),
     "compensated": ("compensate",),
     "recalibrated": ("compensate",),
+    "trained": ("finetune",),
     "finetuned": ("finetune",),
 }
 
@@ -80,8 +86,8 @@ def _reached(variant: Facts) -> Iterator[str]:
             f"Asked for {target['target']}: {quantity(reached)} {METRICS.get(metric, metric)} remain{of_whole};"
             f" the limit of {quantity(target['limit'])} is {met}."
         )
-    if variant.get("stopped_by") == "accuracy":
-        yield "Less was pruned than asked for, because accuracy would have fallen further than allowed."
+    if variant.get("stopped_by") in _STOPS:
+        yield f"Less was pruned than asked for, because {_STOPS[variant['stopped_by']]}."
 
 
 def _quality(variant: Facts) -> str:
