@@ -30,6 +30,7 @@ class Pruned:
     content: bytes
     parity: float
     evaluation: Evaluation
+    before: Evaluation | None = None  # of the network that the method made of the upload before it pruned, if it did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ def aim(spec: PruneSpec, task: Task, before: Evaluation, metadata: dict[str, str
     four networks, which makes their figure a little too good; the report says so.
     """
     asked = pruned(spec, task, metadata)
+    before = asked.before or before
     drop = fall(spec, before, asked.evaluation)
     if drop is None:
         unchecked = ("max_accuracy_drop was not checked: there is no accuracy to compare.",)
@@ -109,6 +111,8 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     """
     run = task.run
     outcome = METHODS[spec.method](task, **spec.options)
+    if outcome.pruned_task is not None:
+        task = outcome.pruned_task
     run.report(Phase.EXPORT, 0.0)
     final = close_batch(outcome.graph, task.uploaded)
     content = write(final, task.uploaded, metadata)
@@ -119,7 +123,8 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     difference = parity(content, final, inputs, run)
     run.report(Phase.VERIFY, 0.3, "held-out samples")
     evaluation = _judged(load.load(content), task)
-    return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation)
+    before = None if outcome.pruned_task is None else _judged(task.uploaded, task)
+    return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation, before=before)
 
 
 def _judged(graph: ir.Model, task: Task) -> Evaluation:

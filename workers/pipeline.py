@@ -27,6 +27,7 @@ from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.measure.latency import measure
 from workers.pruning.measure.stats import compare
+from workers.pruning.methods import transfer
 from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
@@ -80,9 +81,10 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
         prefix = f"{number}-" if len(spec.target_sets) > 1 else ""
         aimed = replace(task, budgets=budgets, step_prefix=prefix)
         shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
+        of_variant = shipped.pruned.before or before
         (out / f"{prefix}pruned.onnx").write_bytes(shipped.pruned.content)
         latency, compared, doubts = _latency(spec, task, {"before": source, "after": shipped.pruned.content})
-        variant = _result(aimed, targets, before, shipped, latency) | {"latency": compared, "timing": times.lap()}
+        variant = _result(aimed, targets, of_variant, shipped, latency) | {"latency": compared, "timing": times.lap()}
         warnings: list[Json] = [*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *doubts]
         variants.append(variant | _asked(spec, task) | {"warnings": warnings})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
@@ -144,6 +146,8 @@ def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> D
     if dataset is None:
         return synthetic(graph, inputs, seed=run.seed)
     data = open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)
+    if spec.method == "taylor" and spec.options.get("transfer") != "never" and transfer.differs(data, graph):
+        return data  # the method gives the network an output for each class
     require_match(data, load.output_specs(graph), head.find(graph))
     return match_classes(data, graph)
 

@@ -113,6 +113,11 @@ class TaylorOptions(BaseModel):
     )
     alpha: float = Field(default=0.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
     ranking_samples: int = Field(default=4096, ge=16, le=10_000_000, description="Training samples of each ranking.")
+    transfer: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Train a new last layer first; auto: where the dataset has other classes."
+    )
+    transfer_epochs: float = Field(default=5.0, gt=0, le=1000, description="Passes over the data of the transfer.")
+    transfer_learning_rate: float = Field(default=0.01, gt=0, le=100, description="Of the transfer.")
 
 
 MethodOptions = AutoOptions | EasiedgeOptions | LcpOptions | MagnitudeOptions | RandomOptions | TaylorOptions

@@ -53,3 +53,4 @@ class Outcome:
     score_source: str
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
+    pruned_task: Task | None = None  # where the method made another network of the upload and pruned that

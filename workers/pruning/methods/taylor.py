@@ -9,16 +9,20 @@ import onnx_ir as ir
 
 from workers.pruning.allocation.budget import cost, figure, holds
 from workers.pruning.allocation.rank import allocate
+from workers.pruning.graph.load import output_specs
 from workers.pruning.graph.weights import replace_weights, weights
 from workers.pruning.methods import steps
+from workers.pruning.methods import transfer as transferring
 from workers.pruning.methods.labels import Divided, divided, ranking_batches
 from workers.pruning.methods.rounds import ACCURACY, FLOOR, RANK_FIRST, Course, Rule, Within, rounds_from, run_rounds
 from workers.pruning.methods.task import Outcome, Task
+from workers.pruning.methods.transfer import Transfer
 from workers.pruning.scores import taylor as ranking
 from workers.pruning.surgery.check import check
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.graft import graft, narrowed
 from workers.pruning.surgery.mask import mask
+from workers.pruning.training.data import require_match
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.recipe import FinetuneSettings
 from workers.pruning.types import BoolArray, FloatArray, Grouping, Json, Keep, Memo, Phase, Scores
@@ -48,7 +52,7 @@ class Slimmed:
     keep: Keep
 
 
-def taylor(
+def taylor(  # noqa: PLR0913  # the options of a job
     task: Task,
     *,
     criterion: Criterion = "gate",
@@ -58,6 +62,9 @@ def taylor(
     max_accuracy_drop: float = 0.03,
     alpha: float = 0.0,
     ranking_samples: int = 4096,
+    transfer: Transfer = "auto",
+    transfer_epochs: float = 5.0,
+    transfer_learning_rate: float = 0.01,
 ) -> Outcome:
     """Prune in rounds: rank all units by Taylor scores, remove the lowest, fine-tune, stop at the accuracy drop.
 
@@ -67,8 +74,11 @@ def taylor(
     512 filters, and the last one just what the target needs; the samples that decide are held out of the training data;
     fine-tuning within a round lets its rate fall to zero; the last fine-tuning is that of every method.
 
+    `transfer` comes first where the dataset has other classes than the network, or always, or never.
+
     Raises:
-        InvalidDataset: the network is no classifier.
+        InvalidDataset: the network is no classifier, or has other classes than the labels and may not be trained.
+        InvalidGraph: the last layer cannot be replaced.
         TargetUnreachable: the floor is above the target.
         SurgeryCheckFailed: cut and masked networks differ.
         TrainingDiverged: the loss of fine-tuning is no longer finite.
@@ -84,9 +94,22 @@ def taylor(
         ranking_samples=ranking_samples,
     )
     task.run.report(Phase.SCORE, 0.0)
+    given = task
+    if _needs_classes(task, transfer):
+        task = transferring.transferred(task, epochs=transfer_epochs, learning_rate=transfer_learning_rate)
     data = divided(task)
     course = _rounds(task, options, data)
-    return _finished(task, options, data, course)
+    outcome = _finished(task, options, data, course)
+    return outcome if task is given else replace(outcome, pruned_task=task)
+
+
+def _needs_classes(task: Task, transfer: Transfer) -> bool:
+    """Whether the network is to learn the dataset's classes first; refuses other classes where it may not."""
+    wanted = transfer == "always" or (transfer == "auto" and transferring.differs(task.data, task.graph))
+    if wanted and task.finetune.steps != 0 and task.data.train.labels is not None:
+        return True
+    require_match(task.data, output_specs(task.graph), task.head)
+    return False
 
 
 def rank(task: Task, options: Options, data: Divided, state: Slimmed, number: int) -> Scores:
