@@ -25,6 +25,13 @@ ServiceError
     DatabaseUnavailable         503  the database does not answer in time
     LeaseLost                   409  another attempt owns the job; the caller must stop
     IllegalTransition           409  the state table has no such step
+    Unauthorized                401  no token, or none that is known
+    DeviceRevoked               401  the device's token was taken back
+    DeviceTokenMisplaced        403  a device's token opens nothing but the device's own work
+    DeviceLeaseLost             409  the measurement is leased anew, over, or was cancelled
+    MeasurementRefused          422  what was measured is not what was leased, or cannot be
+    MeasurementFailed           422  the device could not measure (request failure only)
+    DeviceAway                  410  the device did not measure in time (request failure only)
     WorkerLost                  500  attempts ended without an answer (job failure only)
 
 The engine has its own tree; workers/attempt.py turns it into a job's failure record.
@@ -272,6 +279,63 @@ class IllegalTransition(ServiceError):
     code = "illegal-transition"
     title = "This change of state is not legal"
     status = 409
+
+
+class Unauthorized(ServiceError):
+    """No token, or none that is known."""
+
+    code = "unauthorized"
+    title = "A token is needed"
+    status = 401
+
+
+class DeviceRevoked(ServiceError):
+    """The device's token was taken back."""
+
+    code = "device-revoked"
+    title = "The device was revoked"
+    status = 401
+
+
+class DeviceTokenMisplaced(ServiceError):
+    """A device's token opens nothing but the device's own work."""
+
+    code = "device-token-misplaced"
+    title = "A device's token cannot be used here"
+    status = 403
+
+
+class DeviceLeaseLost(ServiceError):
+    """The measurement was leased anew, is over, or was cancelled; the agent drops what it has."""
+
+    code = "device-lease-lost"
+    title = "The lease is no longer held"
+    status = 409
+
+
+class MeasurementRefused(ServiceError):
+    """What was measured is not what was leased, or cannot have happened."""
+
+    code = "measurement-refused"
+    title = "The measurement was refused"
+    status = 422
+
+
+class MeasurementFailed(ServiceError):
+    """The device could not measure the network; the reason is in its runtime's own words."""
+
+    code = "measurement-failed"
+    title = "The device could not measure the network"
+    status = 422
+
+
+class DeviceAway(ServiceError):
+    """The device did not measure in time."""
+
+    code = "device-away"
+    title = "The device did not answer in time"
+    status = 410
+    retryable = True
 
 
 class WorkerLost(ServiceError):

@@ -5,11 +5,11 @@ from typing import Final, Literal, NewType
 
 from ulid import ULID
 
-Prefix = Literal["mdl", "dst", "job", "art", "msr", "dev", "key", "req", "wrk"]
+Prefix = Literal["mdl", "dst", "job", "art", "msr", "dev", "key", "req", "wrk", "mrq", "lse"]
 JobId = NewType("JobId", str)
 Digest = NewType("Digest", str)  # lower-case hex SHA-256 of the bytes
 
-_ID: Final = re.compile(r"(mdl|dst|job|art|msr|dev|key|req|wrk)_[0-9a-hjkmnp-tv-z]{26}")
+_ID: Final = re.compile(r"(mdl|dst|job|art|msr|dev|key|req|wrk|mrq|lse)_[0-9a-hjkmnp-tv-z]{26}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 

@@ -9,7 +9,19 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.api import artifacts, datasets, error_handlers, events, health, index, jobs, measurements, models, openapi
+from app.api import (
+    artifacts,
+    datasets,
+    devices,
+    error_handlers,
+    events,
+    health,
+    index,
+    jobs,
+    measurements,
+    models,
+    openapi,
+)
 from app.api.deps import Parts
 from app.api.request_id import RequestIdMiddleware
 from app.api.watch import JobWatch, at_once, in_a_thread
@@ -20,7 +32,7 @@ from app.services.job_versions import read_versions
 from app.settings import Settings
 
 _DESCRIPTION = "Prunes trained neural networks: ONNX in, smaller and faster ONNX out, with the proof."
-_ROUTERS = (models, datasets, jobs, events, artifacts, measurements, health, index)
+_ROUTERS = (models, datasets, jobs, events, artifacts, devices, measurements, health, index)
 
 
 def create_app(settings: Settings, services: Services | None = None, *, migrates: bool = False) -> FastAPI:

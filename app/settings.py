@@ -109,6 +109,21 @@ class Settings(BaseSettings):
         timedelta(seconds=30), description="Silence after which a worker counts as not consuming."
     )
 
+    device_lease: Duration = Field(
+        timedelta(seconds=60), description="How long a device holds a measurement without a word of its agent."
+    )
+    device_stale: Duration = Field(
+        timedelta(seconds=90),
+        description="Silence after which a device counts as stale; its agent polls well below it.",
+    )
+    device_gone: Duration = Field(timedelta(hours=24), description="Silence after which a device counts as gone.")
+    device_attempts: int = Field(
+        5, ge=1, description="Times that a measurement is leased to a device before it fails as lost."
+    )
+    device_request_ttl: Duration = Field(
+        timedelta(hours=24), description="How long a measurement waits for its device before it fails."
+    )
+
     page_limit: int = Field(100, ge=1, description="Most entries of one page; a higher `limit` is capped.")
     page_default: int = Field(20, ge=1, description="Entries of a page when `limit` is not given.")
     max_wait_seconds: Duration = Field(timedelta(seconds=30), description="Longest time that `?wait=` is honoured.")

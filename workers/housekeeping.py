@@ -60,6 +60,7 @@ def chores(services: Services) -> tuple[Chore, ...]:
     return (
         Chore(name="ring_again", interval=settings.outbox_seconds, work=services.outbox.resend),
         Chore(name="take_back_jobs", interval=settings.sweep_seconds, work=services.attempts.sweep_leases),
+        Chore(name="give_up_measurements", interval=settings.sweep_seconds, work=services.device_work.give_up_overdue),
         Chore(name="remove_folders", interval=settings.sweep_seconds, work=lambda: _remove_folders(settings)),
         Chore(name="forget_keys", interval=settings.garbage_seconds, work=services.idempotency.purge),
         Chore(name="expire_jobs", interval=settings.garbage_seconds, work=services.garbage.expire_jobs),

@@ -6,14 +6,26 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
 from app.api.watch import JobWatch
-from app.errors import NotFound
+from app.db.tables import DeviceRow
+from app.domain.device import TOKEN_PREFIX
+from app.errors import DeviceTokenMisplaced, NotFound
 from app.ids import Prefix, is_id
 from app.services.assembly import Services
 from app.settings import Settings
 
-NOUNS: dict[Prefix, str] = {"mdl": "model", "dst": "dataset", "job": "job", "art": "artifact"}
+NOUNS: dict[Prefix, str] = {
+    "mdl": "model",
+    "dst": "dataset",
+    "job": "job",
+    "art": "artifact",
+    "dev": "device",
+    "mrq": "measurement request",
+    "msr": "measurement",
+    "lse": "lease",
+}
 ID = r"^[a-z]{3}_[0-9a-z]{1,36}$"
 
 
@@ -39,8 +51,23 @@ async def _parts(request: Request) -> Parts:
     return parts
 
 
-async def _caller() -> Caller:
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+async def _caller(request: Request) -> Caller:
+    if _bearer(request).startswith(TOKEN_PREFIX):
+        raise DeviceTokenMisplaced("A device's token opens the device's own leases and nothing else.")
     return Caller(tenant="default")
+
+
+def _bearer(request: Request) -> str:
+    """The token of the Authorization header, or nothing."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _agent(request: Request, parts: PartsDep) -> DeviceRow:
+    return await run_in_threadpool(parts.services.devices.authenticate, _bearer(request))
 
 
 class NoQuery(BaseModel):
@@ -83,8 +110,8 @@ _IDEMPOTENCY_KEY = Header(
     description="Any text of the client's choice: the same key and request again give the first answer again.",
 )
 
-PartsDep = Annotated[Parts, Depends(_parts)]
 CallerDep = Annotated[Caller, Depends(_caller)]
+AgentDep = Annotated[DeviceRow, Depends(_agent)]
 NoQueryDep = Annotated[NoQuery, Query()]
 PageDep = Annotated[PageQuery, Query()]
 IdempotencyKey = Annotated[str | None, _IDEMPOTENCY_KEY]

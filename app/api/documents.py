@@ -3,10 +3,21 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from app.db.tables import ArtifactRow, DatasetRow, JobEventRow, JobRow, MeasurementRow, NetworkRow
+from app.db.tables import (
+    ArtifactRow,
+    DatasetRow,
+    JobEventRow,
+    JobRow,
+    MeasurementRequestRow,
+    MeasurementRow,
+    NetworkRow,
+)
 from app.domain.report import MeasurementReport
+from app.domain.timing import instability, median_interval
+from app.services.device_work import Lease
+from app.services.devices import Device
 
 Json = dict[str, Any]
 
@@ -110,12 +121,67 @@ def artifact(row: ArtifactRow) -> Json:
 
 
 def measurement(row: MeasurementRow) -> Json:
-    """The API's Measurement."""
+    """The API's Measurement; what its samples say of themselves is computed as it is given."""
+    samples = cast("list[float]", row.samples_ms)
     return {
         "id": row.id,
         "artifact": row.artifact_id,
         "model": row.model_id,
         "job": row.job_id,
         **{field: getattr(row, field) for field in _MEASUREMENT_FIELDS},
+        "p50_interval_ms": median_interval(samples),
+        "unstable": list(instability(samples)),
         "created_at": timestamp(row.created_at),
+    }
+
+
+def device(found: Device) -> Json:
+    """The API's Device."""
+    return {
+        "id": found.id,
+        "name": found.name,
+        "state": found.state.value,
+        "attributes": found.attributes,
+        "created_at": timestamp(found.created_at),
+        "seen_at": timestamp(found.seen_at),
+    }
+
+
+def measurement_request(row: MeasurementRequestRow) -> Json:
+    """The API's MeasurementRequest."""
+    return {
+        "id": row.id,
+        "device": row.device_id,
+        "artifact": row.artifact_id,
+        "model": row.model_id,
+        "sha256": row.sha256,
+        "threads": row.threads,
+        "batch": row.batch,
+        "provider": row.provider,
+        "warmup": row.warmup,
+        "repeats": row.repeats,
+        "state": row.state,
+        "attempts": row.attempts,
+        "leased_until": timestamp(row.lease_until),
+        "measurement": row.measurement_id,
+        "problem": row.problem,
+        "created_at": timestamp(row.created_at),
+        "expires_at": timestamp(row.expires_at),
+        "finished_at": timestamp(row.finished_at),
+    }
+
+
+def lease(found: Lease, device_id: str) -> Json:
+    """The API's Lease."""
+    return {
+        "id": found.id,
+        "sha256": found.sha256,
+        "size_bytes": found.size_bytes,
+        "content": f"/v1/devices/{device_id}/leases/{found.id}/content",
+        "threads": found.threads,
+        "batch": found.batch,
+        "provider": found.provider,
+        "warmup": found.warmup,
+        "repeats": found.repeats,
+        "until": timestamp(found.until),
     }

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.api import schemas
 from app.api.error_handlers import MEDIA_TYPE
+from app.domain import device
 from app.domain.methods import JobSpec
 
 Json = dict[str, Any]
@@ -40,8 +41,25 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
     schemas.Page[schemas.Event],
     schemas.Page[schemas.Artifact],
     schemas.Page[schemas.Measurement],
+    schemas.Device,
+    schemas.RegisteredDevice,
+    schemas.MeasurementRequest,
+    schemas.Lease,
+    schemas.LeaseTime,
+    schemas.Page[schemas.Device],
+    schemas.Page[schemas.MeasurementRequest],
 )
-_REQUESTS: Final[tuple[type[BaseModel], ...]] = (JobSpec,)
+_REQUESTS: Final[tuple[type[BaseModel], ...]] = (
+    JobSpec,
+    device.DeviceSpec,
+    device.MeasurementSpec,
+    device.Poll,
+    device.LatencyReport,
+    device.FailureReport,
+)
+_SECURITY: Final[Json] = {
+    "device": {"type": "http", "scheme": "bearer", "description": "The token that the device's registration gave."}
+}
 
 _HEADERS: Final[Mapping[str, Json]] = {
     "X-Request-ID": {"description": "The id of the request, as sent or as given.", "schema": {"type": "string"}},
@@ -83,11 +101,11 @@ def bare(description: str, *, headers: Sequence[str] = (), content: Json | None 
 
 
 def problems(*statuses: int) -> Responses:
-    """The problems that an operation may answer with; every one may answer 500 and 503."""
+    """The problems that an operation may answer with; every one may answer 403, 500 and 503."""
     content = {MEDIA_TYPE: {"schema": reference(schemas.Problem)}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in sorted({*statuses, 422, 500, 503})
+        for status in sorted({*statuses, 403, 422, 500, 503})
     }
 
 
@@ -119,6 +137,11 @@ def job_body() -> Json:
     }
     content = {"application/json": {"schema": reference(JobSpec)}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def by_device() -> Json:
+    """The operation is an agent's: it takes the device's token."""
+    return {"security": [{"device": []}]}
 
 
 def json_body(model: type[BaseModel]) -> Json:
@@ -171,7 +194,7 @@ def document(app: FastAPI) -> Json:
     built = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemata = _components()
     used = sorted(_named(built["paths"], schemata, set()))
-    built["components"] = {"schemas": {name: schemata[name] for name in used}}
+    built["components"] = {"schemas": {name: schemata[name] for name in used}, "securitySchemes": _SECURITY}
     for operations in built["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():

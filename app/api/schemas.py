@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain import report
+from app.domain.device import DeviceState, RequestState
 from app.domain.job import InputState, JobState, Phase
 from app.domain.methods import MethodName
 from app.domain.report import MeasurementReport
@@ -249,7 +250,71 @@ class Measurement(MeasurementReport):
     artifact: str | None = None
     model: str | None = None
     job: str | None = None
+    p50_interval_ms: tuple[float, float] = Field(description="Where the median lies, with 95 % confidence.")
+    unstable: list[str] = Field(description="Why the samples do not state one latency; empty if they do.")
     created_at: datetime
+
+
+class Device(Document):
+    """A machine that measures latencies; `attributes` are what its agent reports of it."""
+
+    id: str
+    name: str
+    state: DeviceState
+    attributes: dict[str, Any] | None = None
+    created_at: datetime | None = None
+    seen_at: datetime | None = None
+
+
+class RegisteredDevice(Device):
+    """A new device. Its token is shown here and never again; a repeated request is answered without it."""
+
+    token: str | None
+
+
+class MeasurementRequest(Document):
+    """A latency that was asked of a device, and how far it is."""
+
+    id: str
+    device: str
+    artifact: str | None = None
+    model: str | None = None
+    sha256: str = Sha256
+    threads: int | None = None
+    batch: int
+    provider: str | None = None
+    warmup: int
+    repeats: int
+    state: RequestState
+    attempts: int = Field(description="Times that it was leased to the device's agent.")
+    leased_until: datetime | None = None
+    measurement: str | None = None
+    problem: JobProblem | None = None
+    created_at: datetime
+    expires_at: datetime
+    finished_at: datetime | None = None
+
+
+class Lease(Document):
+    """What an agent is to measure, and until when it holds that."""
+
+    id: str
+    sha256: str = Sha256
+    size_bytes: int
+    content: str = Field(description="Where the bytes are; the device's token opens it while the lease is held.")
+    threads: int
+    batch: int
+    provider: str
+    warmup: int
+    repeats: int
+    until: datetime
+
+
+class LeaseTime(Document):
+    """Until when a lease is held."""
+
+    id: str
+    until: datetime
 
 
 class Page(Document, Generic[DocumentT]):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select, union_all
 from sqlalchemy.orm import Session
 
-from app.db.tables import ArtifactRow, CheckpointRow, DatasetRow, MeasurementRow, NetworkRow
+from app.db.tables import ArtifactRow, CheckpointRow, DatasetRow, MeasurementRequestRow, MeasurementRow, NetworkRow
+from app.domain.device import OPEN
 
 
 def find(session: Session, tenant: str, artifact_id: str) -> ArtifactRow | None:
@@ -58,4 +59,5 @@ def drop_checkpoints(session: Session, job_id: str, step: str | None = None) -> 
 def referenced(session: Session) -> set[str]:
     """Give every digest that a row of any tenant names."""
     columns = (NetworkRow.sha256, DatasetRow.sha256, ArtifactRow.sha256, CheckpointRow.sha256)
-    return set(session.scalars(union_all(*(select(column) for column in columns))))
+    waiting = select(MeasurementRequestRow.sha256).where(MeasurementRequestRow.state.in_(sorted(OPEN)))
+    return set(session.scalars(union_all(*(select(column) for column in columns), waiting)))

@@ -11,6 +11,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueC
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, BigInt
+from app.domain.device import RequestState
 from app.domain.job import InputState, JobKind, JobState
 
 ID = String(40)
@@ -245,3 +246,52 @@ class WorkerRow(Tenanted, Base):
     system: Mapped[dict[str, object]]  # versions, devices, sandbox layers
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class DeviceRow(Tenanted, Base):
+    """A device that measures latencies. Its token is not kept, only the token's SHA-256."""
+
+    __tablename__ = "devices"
+    __table_args__ = (Index("ix_devices_tenant_id", "tenant", "id"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    name: Mapped[str] = mapped_column(NAME)
+    token_sha256: Mapped[str] = mapped_column(DIGEST, unique=True)
+    attributes: Mapped[dict[str, object] | None]  # as its agent reported them last
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class MeasurementRequestRow(Tenanted, Base):
+    """A latency that somebody wants from one device, and who works on it. Its lease's id fences what comes back."""
+
+    __tablename__ = "measurement_requests"
+    __table_args__ = (
+        _one_of("state", RequestState),
+        Index("ix_measurement_requests_device_id_state_id", "device_id", "state", "id"),
+        Index("ix_measurement_requests_state_expires_at", "state", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"))
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", ondelete="CASCADE"), index=True)
+    model_id: Mapped[str | None] = mapped_column(ID)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    threads: Mapped[int | None]
+    batch: Mapped[int]
+    provider: Mapped[str | None] = mapped_column(NAME)
+    warmup: Mapped[int]
+    repeats: Mapped[int]
+    state: Mapped[str] = mapped_column(WORD)
+    attempts: Mapped[int] = mapped_column(default=0)  # times that a lease was given out
+    lease_id: Mapped[str | None] = mapped_column(ID, unique=True)
+    lease_agent: Mapped[str | None] = mapped_column(NAME)
+    leased_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    problem: Mapped[dict[str, object] | None]
+    measurement_id: Mapped[str | None] = mapped_column(ForeignKey("measurements.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]  # given up then if the device has not answered
+    finished_at: Mapped[datetime | None]

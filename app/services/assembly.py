@@ -6,6 +6,8 @@ from typing import Self
 from app.broker import Bell, open_bell
 from app.db.session import Clock, Database, open_database
 from app.services.attempts import Attempts
+from app.services.device_work import DeviceWork
+from app.services.devices import Devices
 from app.services.garbage import Garbage
 from app.services.idempotency import Idempotency
 from app.services.inputs import Inputs
@@ -34,6 +36,8 @@ class Services:
     attempts: Attempts
     workers: Workers
     garbage: Garbage
+    devices: Devices
+    device_work: DeviceWork
 
     @classmethod
     def of(
@@ -55,6 +59,8 @@ class Services:
             attempts=Attempts(database=database, store=store, settings=settings, outbox=outbox, clock=now),
             workers=Workers(database=database, clock=now),
             garbage=Garbage(database=database, store=store, settings=settings, clock=now),
+            devices=Devices(database=database, settings=settings, clock=now),
+            device_work=DeviceWork(database=database, settings=settings, clock=now),
         )
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from schemathesis.config import SchemathesisConfig
 from app.broker import SilentBell
 from app.db.migrate import migrate
 from app.db.session import open_database
+from app.domain.device import DeviceSpec, MeasurementSpec, Poll
 from app.main import create_app
 from app.services.assembly import Services
 from app.settings import Settings
@@ -26,8 +27,17 @@ from tests.app.api.served import hosting
 from tests.builders import analysed_model, artifact, claim, settings_with, spec, upload_dataset
 
 # What a schema cannot say is refused although the request follows it: a target's grammar, that a target or targets must
-# be given, options that depend on the method, files by their first bytes, a range behind the end of the content.
-BUSINESS_RULES = {"submit_job", "estimate_job", "upload_model", "upload_dataset", "get_artifact_content"}
+# be given, options that depend on the method, files by their first bytes, a range behind the end of the content, that
+# either a model or an artifact is measured, that an idempotency key belongs to one request.
+BUSINESS_RULES = {
+    "submit_job",
+    "estimate_job",
+    "upload_model",
+    "upload_dataset",
+    "get_artifact_content",
+    "ask_measurement",
+    "record_measurement",
+}
 NUM_EXAMPLES = int(os.environ.get("ESPALIER_TEST_REQUESTS", "12"))  # per operation; a nightly run asks for more
 RESULT = {
     "before": {"macs": 2, "flops": 4, "params": 2, "size_bytes": 2, "peak_activation_bytes": 2},
@@ -50,7 +60,19 @@ def _filled(path: Path) -> tuple[Services, dict[str, str]]:
     services.attempts.finish(claimed.job_id, claimed.epoch, RESULT, artifacts=[artifact(services)])
     made = services.jobs.artifacts("default", job.id)[0]
     dataset = upload_dataset(services)
-    return services, {"model_id": model.id, "dataset_id": dataset.id, "job_id": job.id, "artifact_id": made.id}
+    ids = {"model_id": model.id, "dataset_id": dataset.id, "job_id": job.id, "artifact_id": made.id}
+    return services, {**ids, **_device_with_work(services, model.id)}
+
+
+def _device_with_work(services: Services, model_id: str) -> dict[str, str]:
+    """A device that holds a lease."""
+    token = services.devices.register("default", DeviceSpec(name="board")).token
+    device = services.devices.authenticate(token)
+    request = services.devices.ask("default", device.id, MeasurementSpec(model=model_id))
+    lease = services.device_work.lease(device, Poll(agent="agentone"))
+    assert lease is not None
+    unknown = "msr_00000000000000000000000000"
+    return {"device_id": device.id, "request_id": request.id, "lease_id": lease.id, "measurement_id": unknown}
 
 
 @dataclass(slots=True)

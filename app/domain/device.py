@@ -1,0 +1,172 @@
+"""Devices that measure latencies: what they are asked, what they answer, when they count as present.
+
+A device is known by what its agent reports; nothing about it is typed. It pulls its work: each measurement that a user
+asks for is leased to the device's agent, and answered by a measurement or by the runtime's own words of refusal.
+"""
+
+import math
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.domain.methods import spec_refusal
+
+LOCAL: Final = "dev_local"  # the workers' own processor; it has no agent
+TOKEN_PREFIX: Final = "espd_"  # noqa: S105 - what every device's token begins with, not a token
+MAX_THREADS: Final = 1024
+MAX_SAMPLES: Final = 10_000
+MAX_SAMPLE_MS: Final = 3_600_000.0
+MIN_SAMPLE_MS: Final = 1e-6  # no clock resolves less than a nanosecond
+
+_STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_DIGEST: Final = r"^[0-9a-f]{64}$"
+_Word = Annotated[str, Field(min_length=1, max_length=255)]
+_SampleMs = Annotated[float, Field(ge=MIN_SAMPLE_MS, le=MAX_SAMPLE_MS)]
+_Asked = TypeVar("_Asked", bound=BaseModel)
+
+
+def _storable(found: Any) -> Any:
+    """Pass what JSON can say: 1e999 reads as a number, but is infinite and has no JSON form."""
+    if isinstance(found, float) and not math.isfinite(found):
+        raise PydanticCustomError("finite", "A number in it is not finite.")
+    for item in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        _storable(item)
+    return found
+
+
+_Facts = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
+class DeviceState(StrEnum):
+    """Whether a device can be expected to measure soon."""
+
+    NEW = "new"  # its agent has never called
+    ONLINE = "online"
+    STALE = "stale"
+    GONE = "gone"
+    REVOKED = "revoked"
+
+
+class RequestState(StrEnum):
+    """How far a measurement is that a user asked for."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    MEASURED = "measured"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN: Final = frozenset({RequestState.QUEUED, RequestState.LEASED})
+
+
+class DeviceSpec(BaseModel):
+    """A device to be registered: everything else about it is reported by its agent."""
+
+    model_config = _STRICT
+
+    name: _Word = Field(description="What people call it.")
+
+
+class MeasurementSpec(BaseModel):
+    """A latency to be measured on one device: of an artifact, or of an uploaded model."""
+
+    model_config = _STRICT
+
+    artifact: str | None = Field(default=None, pattern=r"^art_[0-9a-z]{1,36}$")
+    model: str | None = Field(default=None, pattern=r"^mdl_[0-9a-z]{1,36}$")
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS, description="Null: the device's own, else 1.")
+    batch: int = Field(default=1, ge=1, le=65536, description="A network with a fixed batch runs at its own.")
+    provider: _Word | None = Field(default=None, description="Execution provider; null: CPUExecutionProvider.")
+    warmup: int = Field(default=10, ge=0, le=1000, description="Runs that are thrown away.")
+    repeats: int = Field(default=100, ge=6, le=MAX_SAMPLES, description="Runs that are kept.")
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if (self.artifact is None) == (self.model is None):
+            raise PydanticCustomError("one_network", "Give either artifact or model.")
+        return self
+
+
+class Poll(BaseModel):
+    """An agent that asks for work and says what it runs on."""
+
+    model_config = _STRICT
+
+    agent: str = Field(
+        pattern=r"^[0-9a-z]{8,64}$",
+        description="Identifies the agent's work folder: an agent that died is given its lease again at once.",
+    )
+    attributes: _Facts | None = Field(
+        default=None,
+        max_length=64,
+        description="Board, processor, memory, runtime, providers, threads; null: as before.",
+    )
+
+
+class LatencyReport(BaseModel):
+    """What a device measured under a lease. Times in milliseconds; quantiles are computed from the samples."""
+
+    model_config = _STRICT
+
+    lease: str = Field(pattern=r"^lse_[0-9a-z]{1,36}$")
+    sha256: str = Field(pattern=_DIGEST, description="Digest of the ONNX bytes that were timed.")
+    runtime: _Word
+    runtime_version: _Word
+    provider: _Word
+    threads: int = Field(ge=1, le=MAX_THREADS)
+    batch: int = Field(ge=1, le=65536)
+    warmup: int = Field(ge=0, le=1000)
+    samples_ms: tuple[_SampleMs, ...] = Field(min_length=1, max_length=MAX_SAMPLES)
+    load_ms: float = Field(ge=0, le=MAX_SAMPLE_MS)
+    peak_rss_bytes: int | None = Field(default=None, ge=0, lt=2**63)
+    host: _Facts = Field(min_length=1, max_length=128, description="What ran it; `cpu` and `os` at least.")
+
+    @model_validator(mode="after")
+    def _host_is_named(self) -> Self:
+        for key in ("cpu", "os"):
+            if not isinstance(self.host.get(key), str) or not self.host[key]:
+                raise PydanticCustomError(
+                    "host_is_named", "A latency without its host is not kept: host lacks cpu or os."
+                )
+        return self
+
+
+class FailureReport(BaseModel):
+    """Why a device could not measure, in the words of what refused."""
+
+    model_config = _STRICT
+
+    reason: Literal["load", "run", "crash", "timeout", "download", "storage"] = Field(
+        description="load, run: the runtime refused; crash: its process died; storage: the device's disk."
+    )
+    detail: str = Field(min_length=1, max_length=4000)
+
+
+def read(kind: type[_Asked], given: object) -> _Asked:
+    """Read a request of this kind.
+
+    Raises:
+        ValidationFailed: it is none; `errors` points at each field.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise spec_refusal(error.errors(include_url=False, include_input=False)) from error
+
+
+def presence(
+    seen_at: datetime | None, now: datetime, *, revoked: bool, stale_after: timedelta, gone_after: timedelta
+) -> DeviceState:
+    """Say how present a device is from when its agent last called."""
+    if revoked:
+        return DeviceState.REVOKED
+    if seen_at is None:
+        return DeviceState.NEW
+    silence = now - seen_at
+    if silence <= stale_after:
+        return DeviceState.ONLINE
+    return DeviceState.STALE if silence <= gone_after else DeviceState.GONE

@@ -1,0 +1,29 @@
+"""Quantiles, intervals and instability are the same on both sides of the import contracts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain import timing
+from workers.pruning.measure import stats
+
+SAMPLES = st.lists(st.floats(0.01, 1000.0), min_size=1, max_size=80)
+
+
+@given(samples=SAMPLES, share=st.sampled_from([0.5, 0.9, 0.99]))
+def test_both_sides_state_the_same_of_samples(samples: list[float], share: float) -> None:
+    """Whatever the samples, the service and the engine give the same figures and reasons."""
+    whole = stats.median(samples)
+
+    assert timing.quantile(samples, share) == stats.quantile(samples, share)
+    assert timing.median_interval(samples) == (whole.low, whole.high)
+    assert timing.instability(samples) == stats.instability(samples)
+
+
+@pytest.mark.parametrize(
+    ("samples", "reasons"),
+    [([2.0] * 30, 0), ([1.0] * 10 + [2.0] * 10 + [3.0] * 10, 2), ([1.0 + i / 1000 for i in range(90)], 1)],
+)
+def test_drift_and_width_are_told_apart(samples: list[float], reasons: int) -> None:
+    """By hand: constant samples are stable, a staircase is wide and drifts, a gentle slope drifts."""
+    assert len(timing.instability(samples)) == reasons
