@@ -1,4 +1,4 @@
-"""`espalier`: serve, prune, jobs, models, doctor. A thin client over HTTP; it never loads torch itself."""
+"""`espalier`: serve, prune, jobs, report, models, doctor. A thin client over HTTP; it never loads torch itself."""
 
 import itertools
 import json
@@ -143,6 +143,19 @@ def jobs(*, job: str | None, cancel: bool, limit: int, url: str, key: str | None
 def _phase(job: dict[str, Any]) -> str:
     progress = job.get("progress") or {}
     return f"{progress['phase']} {100 * (progress.get('fraction') or 0):.0f}%" if progress.get("phase") else ""
+
+
+@main.command()
+@click.argument("job")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page.")
+@_url
+@_key
+def report(*, job: str, output: Path, url: str, key: str | None) -> None:
+    """Download the report of JOB: one page, to be opened in any browser."""
+    console = Console(stderr=True)
+    with Client(url, key) as client:
+        _reported(console, lambda: client.download(job, output, ending="report.html"))
+    console.print(f"wrote {output}")
 
 
 @main.command()

@@ -270,15 +270,17 @@ class Client:
         """The job's artifacts."""
         return list(self._pages(f"/v1/jobs/{_identifier(job)}/artifacts"))
 
-    def download(self, source: str | Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    def download(self, source: str | Mapping[str, Any], path: str | os.PathLike[str], *, ending: str = ".onnx") -> Path:
         """Download an artifact, or a job's pruned ONNX, to `path`: whole and verified, or not at all.
+
+        With another `ending` it is the job's first artifact of such a name: `report.html`, `report.json`.
 
         A download that was cut off, in this call or an earlier one, goes on where it stopped.
 
         Raises:
             RequestFailed: refused, unreachable, no such artifact, or the bytes are not those of the artifact's digest.
         """
-        artifact = self._artifact_of(_identifier(source))
+        artifact = self._artifact_of(_identifier(source), ending)
         path = Path(path)
         part = path.with_name(f".{path.name}.{artifact['sha256'][:16]}.part")
         for attempt in range(_ATTEMPTS):
@@ -293,13 +295,13 @@ class Client:
         part.replace(path)
         return path
 
-    def _artifact_of(self, identifier: str) -> Json:
+    def _artifact_of(self, identifier: str, ending: str) -> Json:
         if identifier.startswith("art_"):
             return self._json("GET", f"/v1/artifacts/{identifier}")
-        found = next((artifact for artifact in self.artifacts(identifier) if artifact["kind"] == "onnx"), None)
+        found = next((artifact for artifact in self.artifacts(identifier) if artifact["name"].endswith(ending)), None)
         if found is None:
             job = self.job(identifier)
-            detail = f"{identifier} is {job['state']} and has no ONNX artifact"
+            detail = f"{identifier} is {job['state']} and has no {ending} artifact"
             raise RequestFailed(
                 job.get("problem") or {"type": "no-artifact", "title": "Nothing to download", "detail": detail}
             )

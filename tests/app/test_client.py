@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from app.cli import main
 from app.client import Client, RequestFailed
 from app.domain.job import Phase
 from app.services.assembly import Services
@@ -165,6 +167,23 @@ def test_a_download_is_whole_verified_and_resumed(client: Client, served: Served
     assert second.read_bytes() == CONTENT
 
 
+def test_the_report_is_downloaded_by_its_name(client: Client, served: Served, tmp_path: Path) -> None:
+    """Of a job's artifacts the one with the wanted ending comes, by the client and by the command."""
+    row = job(served.services)
+    claimed = claim(served.services)
+    left = [
+        artifact(served.services, CONTENT),
+        artifact(served.services, b"{}", kind="report", name="report.json"),
+        artifact(served.services, b"<!doctype html>", kind="report", name="report.html"),
+    ]
+    served.services.attempts.finish(claimed.job_id, claimed.epoch, RESULT, artifacts=left)
+    by_command = ["report", row.id, "-o", str(tmp_path / "page.html"), "--url", served.url]
+    done = CliRunner().invoke(main, by_command)
+
+    assert client.download(row.id, tmp_path / "report", ending="report.json").read_bytes() == b"{}"
+    assert (done.exit_code, (tmp_path / "page.html").read_bytes()) == (0, b"<!doctype html>")
+
+
 def test_a_damaged_download_is_refused_and_removed(client: Client, served: Served, tmp_path: Path) -> None:
     """Bytes that are not those of the digest never get the name that was asked for."""
     identifier = finished(served)
@@ -180,7 +199,7 @@ def test_a_damaged_download_is_refused_and_removed(client: Client, served: Serve
 def test_a_job_without_a_network_cannot_be_downloaded(client: Client, served: Served, tmp_path: Path) -> None:
     """The refusal says in which state the job is, or why it failed."""
     waiting = job(served.services).id
-    with pytest.raises(RequestFailed, match="is queued and has no ONNX artifact"):
+    with pytest.raises(RequestFailed, match=r"is queued and has no \.onnx artifact"):
         client.download(waiting, tmp_path / "net.onnx")
 
     claimed = claim(served.services)
