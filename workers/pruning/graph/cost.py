@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
 from workers.pruning.graph.save import size_bytes
-from workers.pruning.graph.shapes import shapes_at_batch
+from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.graph.values import is_float
 from workers.pruning.types import Cost
 
@@ -17,7 +17,7 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 
 
 def count(graph: ir.Model) -> Cost:
-    """Count a graph at batch 1.
+    """Count a graph at batch 1; axes that the file leaves open have the lengths of `nominal_shapes`.
 
     Source: one MAC is one multiply-add of Conv, ConvTranspose, Gemm, MatMul, Einsum and Attention, as in the tables of
     the literature; biases, normalisation, activation and pooling are not counted.
@@ -28,7 +28,7 @@ def count(graph: ir.Model) -> Cost:
     Raises:
         UnknownShape: a shape still depends on something when the batch is one; the message names the value.
     """
-    shapes = shapes_at_batch(graph)
+    shapes = nominal_shapes(graph)
     return Cost(
         macs=sum(_node_macs(graph, shapes).values()),
         params=num_params(graph),
@@ -43,7 +43,7 @@ def node_macs(graph: ir.Model) -> dict[str, int]:
     Raises:
         UnknownShape: as in `count`.
     """
-    return _node_macs(graph, shapes_at_batch(graph))
+    return _node_macs(graph, nominal_shapes(graph))
 
 
 def num_params(graph: ir.Model) -> int:
@@ -65,7 +65,7 @@ def peak_activation_bytes(graph: ir.Model) -> int:
     Raises:
         UnknownShape: as in `count`.
     """
-    return _peak(graph, shapes_at_batch(graph))
+    return _peak(graph, nominal_shapes(graph))
 
 
 def live_values(graph: ir.Model) -> list[tuple[ir.Value, ...]]:

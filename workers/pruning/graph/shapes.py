@@ -1,12 +1,19 @@
 """Shapes of all values, inferred by onnx on a copy of the graph without its weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import onnx
 import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph
+from workers.pruning.graph.caps import DEFAULT_CAPS
+from workers.pruning.graph.constants import fold_constants
 
+NOMINAL_SIDE: Final = 224
+NOMINAL_LENGTH: Final = 64
+_IMAGE_RANK: Final = 4
+_MAX_ROUNDS: Final = 4
 _SMALL_BYTES = 1024  # weights up to this size are shown to shape inference: Reshape and Slice read them
 
 
@@ -45,21 +52,98 @@ def shapes_at_batch(graph: ir.Model, batch: int = 1) -> dict[str, tuple[int | No
     Raises:
         InvalidGraph: the shapes contradict each other at this batch.
     """
+    return _shapes_at(graph, lambda axis, _: batch if axis == 0 else None)
+
+
+def nominal_shapes(graph: ir.Model) -> dict[str, tuple[int | None, ...]]:
+    """Shapes at batch 1, with a stated length for all other axes that the file leaves open.
+
+    Open axes of inputs with four or more axes (images, volumes) count as 224, those of other inputs (sequences) as 64.
+    Where these lengths do not suit the network, its open axes are None.
+
+    Raises:
+        InvalidGraph: the shapes contradict each other at batch 1.
+    """
+
+    def length(axis: int, rank: int) -> int:
+        return 1 if axis == 0 else (NOMINAL_SIDE if rank >= _IMAGE_RANK else NOMINAL_LENGTH)
+
+    shapes = shapes_at_batch(graph)
+    if all(None not in shapes.get(value.name or "", ()) for value in graph.graph.inputs):
+        return shapes
+    try:
+        return _shapes_at(graph, length)
+    except InvalidGraph:
+        return shapes
+
+
+def _shapes_at(graph: ir.Model, length: Callable[[int, int], int | None]) -> dict[str, tuple[int | None, ...]]:
     proto = proto_without_weights(graph)
     feeds = {value.name for value in graph.graph.inputs}
     for value in proto.graph.input:
         axes = value.type.tensor_type.shape.dim
-        if value.name in feeds and axes and not axes[0].HasField("dim_value"):
-            axes[0].dim_value = batch
+        for axis, dimension in enumerate(axes):
+            chosen = None if dimension.HasField("dim_value") else length(axis, len(axes))
+            if value.name in feeds and chosen is not None:
+                dimension.dim_value = chosen
+    _forget_inferred(proto)
+    inferred = _inferred(proto)
+    found = _found(inferred)
+    if any(None in found.get(name, (None,)) for node in graph.graph for name in _named(node)):
+        found = _found(_with_arithmetic(inferred)) | {k: v for k, v in found.items() if None not in v}
+    unread = {name: () for node in graph.graph for name in _unread(node)}  # onnx infers no shape for a mask of Dropout
+    return unread | found | {name: tuple(tensor.shape.numpy()) for name, tensor in _held(graph)}
+
+
+def _unread(node: ir.Node) -> list[str]:
+    return [value.name for value in node.outputs if value.name and not value.uses() and not value.is_graph_output()]
+
+
+def _named(node: ir.Node) -> list[str]:
+    return [value.name for value in node.outputs if value.name and (value.uses() or value.is_graph_output())]
+
+
+def _forget_inferred(proto: onnx.ModelProto) -> None:
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = _inferred(proto).graph
+
+
+def _with_arithmetic(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer again after the arithmetic on shapes has been worked out, which onnx follows only in part.
+
+    Exporters compute the targets of Expand and Resize from Shape of a tensor whose axes are all known by now.
+    """
+    for _ in range(_MAX_ROUNDS):
+        graph = ir.from_proto(proto)
+        if not fold_constants(graph, DEFAULT_CAPS):
+            break
+        folded = {value.name: tuple(value.shape or ()) for value in graph.graph.initializers.values()}
+        proto = ir.to_proto(graph)
+        _forget_inferred(proto)
+        proto = _inferred(proto)
+        _mention(proto, folded)
+    return proto
+
+
+def _mention(proto: onnx.ModelProto, folded: Mapping[str | None, Sequence[int | ir.SymbolicDim]]) -> None:
+    """Keep the shapes of values that became initializers."""
+    listed = {value.name for value in proto.graph.value_info}
+    for name, shape in folded.items():
+        if name and name not in listed:
+            entry = proto.graph.value_info.add(name=name)
+            entry.type.tensor_type.shape.SetInParent()
+            for length in shape:
+                entry.type.tensor_type.shape.dim.add(dim_value=int(length))  # type: ignore[arg-type]
+
+
+def _found(proto: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     return {
         value.name: tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in _axes(value))
-        for values in (inferred.input, inferred.value_info, inferred.output)
+        for values in (proto.graph.input, proto.graph.value_info, proto.graph.output)
         for value in values
-    } | {name: tuple(tensor.shape.numpy()) for name, tensor in _held(graph)}
+        if value.type.tensor_type.HasField("shape")
+    }
 
 
 def proto_without_weights(graph: ir.Model) -> onnx.ModelProto:

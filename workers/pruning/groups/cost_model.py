@@ -11,7 +11,7 @@ import onnx_ir as ir
 from workers.pruning.errors import UnknownShape
 from workers.pruning.graph.cost import live_values
 from workers.pruning.graph.save import size_bytes
-from workers.pruning.graph.shapes import shapes_at_batch
+from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.graph.values import attribute, constant, is_float
 from workers.pruning.types import FROZEN, CostModel, Grouping, IntArray, Json, Length, Term
 
@@ -72,7 +72,7 @@ class _Measured:
     """Length of every axis of every tensor as a function of the kept widths."""
 
     def __init__(self, graph: ir.Model, grouping: Grouping) -> None:
-        self._shapes = shapes_at_batch(graph)
+        self._shapes = nominal_shapes(graph)
         self._starts = np.asarray([group.start for group in grouping.groups], np.int64)
         self._cut: dict[str, dict[int, Length]] = {}
         for name, by_axis in grouping.value_axes.items():
@@ -100,6 +100,17 @@ class _Measured:
             )
         cut = self._cut.get(name, {})
         return tuple(cut.get(axis) or Length(fixed=length or 0) for axis, length in enumerate(shape))
+
+
+def activation_elements(graph: ir.Model, grouping: Grouping) -> tuple[Term, ...]:
+    """Elements of everything that the nodes compute for one sample, as a function of how many units each group keeps.
+
+    Raises:
+        UnknownShape: a shape depends on more than the batch.
+    """
+    axes = _Measured(graph, grouping)
+    values = [value for node in graph.graph for value in node.outputs if value.uses() or value.is_graph_output()]
+    return _merged((1.0, axes.of(value)) for value in values)
 
 
 def _macs(graph: ir.Model, axes: _Measured) -> Iterable[tuple[float, _Axes]]:

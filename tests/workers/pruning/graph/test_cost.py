@@ -73,9 +73,19 @@ def test_the_size_is_that_of_the_bytes(name):
     assert size_bytes(network) == len(to_bytes(network)) == count(network).size_bytes
 
 
-def test_a_dynamic_image_size_has_no_cost():
-    """The message names a value and says what to do."""
+def test_a_dynamic_image_size_counts_as_a_stated_one():
+    """A height left open counts as 224; the width keeps its 8: 28 times the convolutions of 8 x 8."""
     model = proto(NETWORKS["chain"])
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    macs, small = node_macs(load(model.SerializeToString())), node_macs(graph("chain"))
+
+    assert 28 * small["conv1"] == macs["conv1"]
+    assert small["fc"] == macs["fc"]
+
+
+def test_an_image_size_that_the_stated_one_contradicts_has_no_cost():
+    """Behind a Flatten only one size fits; the message names a value and says what to do."""
+    model = proto(NETWORKS["flatten"])
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
 
     with pytest.raises(UnknownShape, match=r"value '\w+'; found .*None.* Export with a fixed image size"):

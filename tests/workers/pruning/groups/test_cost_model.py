@@ -11,9 +11,9 @@ from tests.networks import NETWORKS, graph
 from tests.torch_networks import exported
 from tests.workers.pruning.surgery.keeps import random_keep, widths
 from workers.pruning.allocation.budget import cost
-from workers.pruning.errors import UnknownShape
 from workers.pruning.graph.cost import count
 from workers.pruning.graph.load import load
+from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.groups.cost_model import cost_model, from_json, to_json
 from workers.pruning.groups.find import find
 from workers.pruning.surgery.cut import cut
@@ -95,11 +95,14 @@ def test_the_model_survives_json() -> None:
 
 
 @pytest.mark.data
-def test_an_open_image_size_has_no_cost(data_dir: Path) -> None:
-    """A detector for images of any size: the message names the value and says what to do."""
+def test_an_open_image_size_counts_as_a_stated_one(data_dir: Path) -> None:
+    """A detector for images of any size is counted at 224 x 224: its last map has as many pixels."""
     network = load(data_dir / "zoo" / "ppocrv3_det.onnx")
-    with pytest.raises(UnknownShape, match=r"more than the batch.*fixed image size"):
-        cost_model(network, find(network))
+    grouping = find(network)
+    model = cost_model(network, grouping)
+
+    assert count(network).macs == cost(model, model.widths).macs
+    assert (1, 1, 224, 224) == nominal_shapes(network)["sigmoid_0.tmp_0"]
 
 
 def test_a_network_without_units_still_has_a_cost() -> None:
