@@ -214,6 +214,7 @@ def _in_round(task: Task, options: Options, data: Divided, state: Slimmed, numbe
         stop=min(1.0, start + usual),
         message=f"round {number} of pruning",
         shares=RANK_FIRST,
+        phase=Phase.SCORE if task.finetune.steps == 0 else Phase.FINETUNE,
     )
     return replace(
         task,
