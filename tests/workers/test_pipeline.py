@@ -156,6 +156,17 @@ def test_artifacts_are_files_with_true_digests(done):
     assert (out / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_the_result_names_what_was_pruned_by_what(done, network):
+    """Digest of the upload, versions and machine are stated, and the latency ratio lies within its interval."""
+    result, _ = done
+    low, high = result["latency"]["ratio_interval"]
+
+    assert result["source"]["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
+    assert {"espalier", "python", "onnxruntime", "torch"} <= set(result["versions"])
+    assert result["host"]["num_cpus"] >= 1
+    assert 0 < low <= result["latency"]["ratio"] <= high
+
+
 def test_cut_equals_masked_and_torch_equals_runtime(done):
     """Both proofs are stated and small."""
     result, _ = done
@@ -212,6 +223,8 @@ def test_several_targets_give_several_files(network, dataset, tmp_path):
     assert files == ["0-pruned.onnx", "1-pruned.onnx"]
     assert [variant["target"] for variant in result["variants"]] == ["flops=70%", "flops=40%"]
     assert (tmp_path / files[1]).stat().st_size < (tmp_path / files[0]).stat().st_size
+    assert "load" in result["timing"]
+    assert all("compensate" in variant["timing"] and "load" not in variant["timing"] for variant in result["variants"])
 
 
 def test_without_data_the_result_is_unverified(network, tmp_path):

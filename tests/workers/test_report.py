@@ -311,12 +311,16 @@ def test_warnings_come_first_and_once():
 def test_what_only_one_method_states_is_shown():
     """Facts of a method become lines, its records a table and, where they have an order, curves."""
     given = result()
-    given["facts"] = {"search_seconds": 3.5, "losses": [None, *range(20, 0, -1)], "memory": [{"epoch": n, "peak_bytes": 1000 - n} for n in range(5)]}
+    given["facts"] = {
+        "search_seconds": 3.5,
+        "losses": [None, *range(20, 0, -1)],
+        "memory": [{"epoch": n, "peak_bytes": 1000 - n} for n in range(5)],
+    }
     given["curve"].append({"stage": "generation", "round": 1, "best": 0.5})
     page = Page(render(given))
 
     assert "search seconds 3.5" in page.text
-    assert "peak bytes over epoch: from 1,000 to 996." in [
+    assert "peak bytes over epoch: from 1.00\N{NO-BREAK SPACE}k to 996." in [
         value for _, name, value in page.attributes if name == "aria-label"
     ]
     assert "round best 1 0.5" in page.text

@@ -13,9 +13,9 @@ from workers.report.pictures import curve
 from workers.report.summary import Facts
 from workers.report.words import plain, spelled
 
-ORDERS: Final = ("step", "epoch", "round", "generation", "iteration")
+ORDERS: Final = ("step", "epoch", "round", "generation", "iteration", "samples")
 ROWS_AT_MOST: Final = 400
-CURVES_AT_MOST: Final = 4
+CURVES_AT_MOST: Final = 6
 SERIES_AT_LEAST: Final = 12
 
 
@@ -100,7 +100,7 @@ def _curves(records: Sequence[Facts], columns: Sequence[str]) -> Iterator[Drawin
     drawn = 0
     for column in columns:
         pairs = [(record.get(order), record[column]) for record in records if record.get(column) is not None]
-        if column == order or drawn == CURVES_AT_MOST or not _drawable(pairs):
+        if column in ORDERS or drawn == CURVES_AT_MOST or not _drawable(pairs):
             continue
         drawn += 1
         xs, ys = zip(*pairs, strict=True)

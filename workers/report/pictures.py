@@ -13,6 +13,7 @@ from workers.report.words import milliseconds, quantity, share, shortened, signi
 ROWS_AT_MOST: Final = 40  # layers that have a row each; more become columns
 NAME_LENGTH: Final = 22
 BINS: Final = 48
+SMOOTHED_FROM: Final = 40  # points of a curve
 SHOWN: Final = 1.4  # times the larger 90th percentile of latencies is inside the picture
 
 
@@ -111,13 +112,15 @@ def training(variant: Facts) -> Drawing | None:
 def curve(xs: Sequence[float], ys: Sequence[float], *, x_name: str, y_name: str) -> Drawing:
     """Draw figures over an order: each point faint, a running mean strong where there are many points."""
     left, right, top, bottom = 52.0, float(WIDTH - 48), 24.0, 184.0
-    said = f"{y_name} over {x_name}: from {significant(ys[0])} to {significant(ys[-1])}."
+    said = f"{y_name} over {x_name}: from {quantity(ys[0])} to {quantity(ys[-1])}."
     drawing = Drawing(label=said, height=bottom + 38)
+    unit, size = _unit(max(ys))
+    ys = [value / size for value in ys]
     across = scale(xs, left, right)
     up = scale([0.0, *ys] if min(ys) >= 0 else ys, bottom, top, ticks=4)
     axis_below(drawing, across, bottom, bottom, name=x_name)
-    axis_left(drawing, up, left, right, name=y_name, count=4)
-    mean = running_mean(ys, max(1, len(ys) // 20))
+    axis_left(drawing, up, left, right, name=f"{y_name}{unit}", count=4)
+    mean = running_mean(ys, len(ys) // 20 if len(ys) >= SMOOTHED_FROM else 0)
     drawing.path([(across.at(x), up.at(y)) for x, y in zip(xs, ys, strict=True)], "loss faint")
     drawing.path([(across.at(x), up.at(y)) for x, y in zip(xs, mean, strict=True)], "loss")
     drawing.write(significant(mean[-1], 2), across.at(xs[-1]) + 5, up.at(mean[-1]) + 4, css="value")
@@ -213,6 +216,6 @@ def _place(drawing: Drawing, one: Mapping[str, Any], key: str, at: tuple[float, 
 
 def _unit(largest: float) -> tuple[str, float]:
     for name, size in ((", billions", 1e9), (", millions", 1e6), (", thousands", 1e3)):
-        if largest >= size:
+        if largest >= 2 * size:
             return name, size
     return "", 1.0
