@@ -22,6 +22,7 @@ METRICS: Final = {
     "params": "parameters",
     "size_bytes": "bytes",
     "peak_activation_bytes": "bytes of activations at once",
+    "latency_ms": "milliseconds per run",
 }
 STAGES: Final = {  # by the engine's name: what the page calls it, and what that is
     "original": ("original", "as uploaded"),
