@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 from app.domain.target import Target, Targets
 from app.errors import FieldError, InvalidTarget, ValidationFailed, json_pointer
 
-MethodName = Literal["auto", "easiedge", "lcp", "magnitude", "random", "taylor"]
-METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "easiedge", "lcp", "magnitude", "random", "taylor")
+MethodName = Literal["auto", "dynhp", "easiedge", "lcp", "magnitude", "random", "taylor"]
+METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "dynhp", "easiedge", "lcp", "magnitude", "random", "taylor")
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -24,6 +24,25 @@ class AutoOptions(BaseModel):
     probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of the information gain.")
     alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+
+
+class DynhpOptions(BaseModel):
+    """Training in which channels go step by step, within a memory budget (DynHP)."""
+
+    model_config = _STRICT
+
+    method: Literal["dynhp"] = Field(default="dynhp", exclude=True, repr=False)
+    memory_budget_bytes: int | None = Field(
+        default=None, ge=1, description="Most that training may hold; null: what the usual batch needs at the start."
+    )
+    reuse_memory: bool = Field(default=True, description="Freed memory goes into larger batches; false: it stays free.")
+    from_scratch: bool = Field(default=False, description="Forget the uploaded weights; needs labels.")
+    scale_learning_rate: bool = Field(default=True, description="The rate grows with the square root of the batch.")
+    marginal: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the median score per byte below which a channel always goes."
+    )
+    prune_from: float = Field(default=0.05, ge=0, le=0.9, description="Share of training before the first cut.")
+    prune_until: float = Field(default=0.6, ge=0.02, le=0.95, description="Share of training after the last cut.")
 
 
 class EasiedgeOptions(BaseModel):
@@ -64,7 +83,7 @@ class LcpOptions(BaseModel):
     )
     base: Literal["l2", "l1", "taylor", "ig"] = Field(default="l2", description="Scores that are transformed.")
     evaluations: int | None = Field(
-        default=None, ge=64, le=100_000, description="Candidates of the search; null: 120, preset authors 400."
+        default=None, ge=8, le=100_000, description="Candidates of the search; null: 120, preset authors 400."
     )
     fitness: Literal["recalibrated", "compensated", "raw"] | None = Field(
         default=None,
@@ -120,9 +139,12 @@ class TaylorOptions(BaseModel):
     transfer_learning_rate: float = Field(default=0.01, gt=0, le=100, description="Of the transfer.")
 
 
-MethodOptions = AutoOptions | EasiedgeOptions | LcpOptions | MagnitudeOptions | RandomOptions | TaylorOptions
+MethodOptions = (
+    AutoOptions | DynhpOptions | EasiedgeOptions | LcpOptions | MagnitudeOptions | RandomOptions | TaylorOptions
+)
 OPTIONS: Final[Mapping[MethodName, type[MethodOptions]]] = {
     "auto": AutoOptions,
+    "dynhp": DynhpOptions,
     "easiedge": EasiedgeOptions,
     "lcp": LcpOptions,
     "magnitude": MagnitudeOptions,

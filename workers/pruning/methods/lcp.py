@@ -110,9 +110,9 @@ def base_scores(task: Task, base: Base, batches: steps.Batches) -> tuple[LayerSc
 
 
 def transformed(layers: tuple[LayerScores, ...], num_units: int, latents: Latents, *, source: str) -> Scores:
-    """Give s' = a_l s + k_l, summed over the layers that a channel is coupled to, moved so that the smallest is 0.
+    """Give s' = a_l s + k_l, summed over the layers that a channel is coupled to; if any is negative, all are raised.
 
-    Source: authors' code (sum over a chain after the transformation). Moving all scores by a constant changes no
+    Source: authors' code (sum over a chain after the transformation). Raising all scores by a constant changes no
     ranking; scores of this engine are never negative.
     """
     values = np.zeros(num_units)
@@ -218,7 +218,10 @@ def _planned(
     count = evaluations or (400 if authors else 120)
     return _Plan(
         settings=evolution.Settings(
-            evaluations=count, patience=None if authors else _SEARCH_PATIENCE, affine=mode == "legr"
+            evaluations=count,
+            pool=min(evolution.POOL, count),
+            patience=None if authors else _SEARCH_PATIENCE,
+            affine=mode == "legr",
         ),
         repair=repair or ("raw" if authors else "recalibrated"),
         on_labels=authors,

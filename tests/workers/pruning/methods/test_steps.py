@@ -92,11 +92,11 @@ def test_statistics_follow_what_stays(task):
     assert variance.tolist() == [1.0, 3.0, 4.0, 5.0]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "taylor"])  # which may stop before the budget
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"dynhp", "taylor"}))  # these train, and have own stages
 def test_methods_meet_the_budget_and_keep_their_input(task, name):
     """Every method gives a network within the budget and leaves the one it was given as it was."""
     before = cost.count(task.graph)
-    outcome = METHODS[name](task)
+    outcome = METHODS[name](task, **({"evaluations": 20} if name == "lcp" else {}))
 
     assert cost.count(outcome.graph).macs <= task.budgets[0].limit
     assert cost.count(task.graph) == before

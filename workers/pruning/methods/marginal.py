@@ -1,0 +1,173 @@
+"""Which units go at an event of dynamic pruning: those that matter least for the memory that they hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from workers.pruning.allocation.alignment import steps_for
+from workers.pruning.allocation.budget import aligned_floors, cost, floor_widths, holds
+from workers.pruning.allocation.ledger import Ledger
+from workers.pruning.types import (
+    Budget,
+    CostModel,
+    FloatArray,
+    Grouping,
+    IntArray,
+    Keep,
+    Metric,
+    Term,
+)
+
+LARGEST_SHARE: Final = 0.2  # of a group at one event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for all events of a run."""
+
+    grouping: Grouping
+    model: CostModel
+    final: tuple[Budget, ...]
+    floors: tuple[int, ...]
+    steps: tuple[int, ...]  # units that go at a time
+    marginal: float  # share of the median score per byte below which a unit goes in any case
+
+
+def rules(
+    grouping: Grouping,
+    model: CostModel,
+    final: tuple[Budget, ...],
+    *,
+    round_to: int | None,
+    min_keep: float,
+    marginal: float,
+) -> Rules:
+    """Fix floors and steps: those that the runtime likes where they reach the target, single channels elsewhere."""
+    aligned = round_to is None and holds(cost(model, aligned_floors(model, min_keep)), final)
+    return Rules(
+        grouping=grouping,
+        model=model,
+        final=final,
+        floors=aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to),
+        steps=steps_for(model, None if aligned else round_to or 1),
+        marginal=marginal,
+    )
+
+
+def shrunk(
+    rules: Rules, keep: Keep, scores: FloatArray, memory: Sequence[Term], budgets: tuple[Budget, ...], *, last: bool
+) -> Keep:
+    """Remove units until `budgets` hold, and beyond that those that are marginal; what was cut never comes back.
+
+    Source: derivation. Worth is the running gate score over the bytes that a unit holds during training, since memory
+    is the budget. A block goes while the schedule's budgets do not hold, or while its worth is below a tenth of the
+    median and the final budgets do not hold yet; at most a fifth of a group at one event, but at the last one the
+    budgets hold whatever that takes. Blocks that the last one makes unnecessary come back.
+
+    Shapes: scores (num_units,).
+    """
+    return _Event(rules, keep, scores, memory, budgets, last=last).run()
+
+
+class _Event:
+    """One event: blocks of every group in ascending order of score, and what has gone."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        keep: Keep,
+        scores: FloatArray,
+        memory: Sequence[Term],
+        budgets: tuple[Budget, ...],
+        *,
+        last: bool,
+    ) -> None:
+        self._rules, self._keep, self._scores, self._last = rules, keep, scores, last
+        groups = rules.grouping.groups
+        self._kept = [int(keep.mask[group.start : group.stop].sum()) for group in groups]
+        self._orders = [_order(keep, scores, group.start, group.stop) for group in groups]
+        self._least = [self._floor(number) for number in range(len(groups))]
+        self._now = self._ledger(rules.model, budgets)
+        self._final = self._ledger(rules.model, rules.final)
+        held = CostModel(widths=rules.model.widths, macs=tuple(memory), params=(), size_bytes=(), peak=())
+        self._memory = self._ledger(held, (Budget(metric=Metric.MACS, limit=0.0),))
+        self._gone = [0] * len(groups)
+
+    def run(self) -> Keep:
+        threshold = self._rules.marginal * self._median()
+        removed: list[tuple[int, int]] = []
+        while not self._final.holds():
+            open_groups = [number for number in range(len(self._kept)) if self._size(number)]
+            if not open_groups:
+                break
+            worth, group = min((self._worth(number), number) for number in open_groups)
+            if self._now.holds() and worth >= threshold:
+                break
+            size = self._size(group)
+            removed.append((group, size))
+            self._remove(group, size)
+        self._give_back(removed)
+        mask = self._keep.mask.copy()
+        for order, gone in zip(self._orders, self._gone, strict=True):
+            mask[order[:gone]] = False
+        return Keep(mask=mask)
+
+    def _floor(self, group: int) -> int:
+        """The fewest units that the group has after this event."""
+        kept, step, floor = self._kept[group], self._rules.steps[group], self._rules.floors[group]
+        if self._last:
+            return min(kept, floor)
+        most = max(kept % step or step, int(LARGEST_SHARE * kept))
+        return min(kept, max(floor, kept - most))
+
+    def _ledger(self, model: CostModel, budgets: tuple[Budget, ...]) -> Ledger:
+        ledger = Ledger(model, budgets)
+        for group, kept in enumerate(self._kept):
+            if kept < model.widths[group]:
+                ledger.remove(group, model.widths[group] - kept)
+        return ledger
+
+    def _size(self, group: int) -> int:
+        """Units of the next block of a group; 0 where no more may go."""
+        left = self._kept[group] - self._gone[group]
+        size = left % self._rules.steps[group] or self._rules.steps[group]
+        return size if left - size >= self._least[group] else 0
+
+    def _worth(self, group: int) -> float:
+        """Mean score of the next block per byte that one of its units holds."""
+        size, gone = self._size(group), self._gone[group]
+        freed = self._memory.saving(group, size) / size
+        mean = float(self._scores[self._orders[group][gone : gone + size]].mean())
+        return mean / freed if freed > 0 else float("inf")
+
+    def _median(self) -> float:
+        """Median score per byte over all units that are there."""
+        found = []
+        for group, order in enumerate(self._orders):
+            freed = self._memory.saving(group, 1)
+            if freed > 0:
+                found.append(self._scores[order] / freed)
+        return float(np.median(np.concatenate(found))) if found else 0.0
+
+    def _remove(self, group: int, size: int) -> None:
+        for ledger in (self._now, self._final, self._memory):
+            ledger.remove(group, size)
+        self._gone[group] += size
+
+    def _give_back(self, removed: Sequence[tuple[int, int]]) -> None:
+        """Undo blocks, last first, while the event's budgets still hold without them."""
+        closed: set[int] = set()
+        for group, size in reversed(removed):
+            if not self._last or group in closed:
+                continue
+            if self._final.fits(group, size):
+                self._remove(group, -size)
+            else:
+                closed.add(group)
+
+
+def _order(keep: Keep, scores: FloatArray, start: int, stop: int) -> IntArray:
+    units = np.flatnonzero(keep.mask[start:stop]) + start
+    return units[np.argsort(scores[units], kind="stable")]

@@ -1,0 +1,80 @@
+"""Gate scores that come with training: what the loss feels of each unit, averaged over the steps."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from workers.pruning.scores.collect import Edit, Site
+from workers.pruning.types import FloatArray
+
+DECAY: Final = 0.9
+
+
+class RunningScores:
+    """Exponential average of the mean square of per-sample gate gradients.
+
+    Source: empirical Fisher information of the loss, S <- 0.9 S + 0.1 mean_b g_b^2, with g the gradient of a sample's
+    loss in a gate of 1 where the unit is read: the sum over positions and readers of value times gradient. It is taken
+    off the backward pass that training makes anyway: a reader gets a view of its input, and a hook on the view sees
+    that reader's gradient; nothing is multiplied in and nothing more is kept. BatchNormalization is in training mode
+    here, so samples are coupled slightly.
+    """
+
+    def __init__(self, num_units: int, device: str, values: FloatArray | None = None) -> None:
+        start = np.zeros(num_units) if values is None else values
+        self._average = torch.from_numpy(np.array(start, np.float64)).to(device)
+        self._gradients: torch.Tensor | None = None
+
+    @property
+    def values(self) -> FloatArray:
+        """The average as it is now. Shapes: (num_units,)."""
+        found: FloatArray = self._average.cpu().numpy().copy()
+        return found
+
+    def edits(self, sites: Sequence[Site], num_samples: int) -> dict[tuple[str, int], Edit]:
+        """Give the edits for `GraphModule.run` of one training step with this batch."""
+        gradients = torch.zeros(num_samples, len(self._average), device=self._average.device)
+        self._gradients = gradients
+        found: dict[tuple[str, int], Edit] = {}
+        for site in sites:
+            edit = _watch(site, gradients)
+            before = found.get((site.node, site.index))
+            found[site.node, site.index] = edit if before is None else _both(before, edit)
+        return found
+
+    def take(self) -> None:
+        """Add the step whose backward pass is over; its loss was a mean over the batch."""
+        if self._gradients is None:
+            return
+        per_sample = self._gradients.double() * len(self._gradients)
+        self._average.mul_(DECAY).add_(per_sample.square().mean(0), alpha=1 - DECAY)
+        self._gradients = None
+
+
+def _watch(site: Site, gradients: torch.Tensor) -> Edit:
+    member = np.flatnonzero(site.units >= 0)
+    positions = torch.from_numpy(member).to(gradients.device)
+    units = torch.from_numpy(site.units[member]).to(gradients.device)
+
+    def watch(x: torch.Tensor) -> torch.Tensor:
+        if not x.requires_grad:
+            return x
+        view = x.view_as(x)
+        values = x.detach()
+
+        def add(gradient: torch.Tensor) -> None:
+            felt = (values * gradient).movedim((site.batch_axis, site.axis), (0, 1))
+            felt = felt.reshape(*felt.shape[:2], -1).sum(2)
+            felt = felt.reshape(len(gradients), -1, felt.shape[1]).sum(1)
+            gradients.index_add_(1, units, felt.index_select(1, positions).to(gradients))
+
+        view.register_hook(add)  # type: ignore[no-untyped-call]  # torch has no annotation here
+        return view
+
+    return watch
+
+
+def _both(first: Edit, second: Edit) -> Edit:
+    return lambda x: second(first(x))
