@@ -12,12 +12,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from workers.pruning.errors import NothingToPrune
+from workers.pruning.graph.values import integer
 from workers.pruning.groups.classes import Line, on_open_axis, owner, settle
 from workers.pruning.groups.labels import FIXED
 from workers.pruning.groups.propagate import propagate
 from workers.pruning.groups.propagation import Propagation, Tag
 from workers.pruning.types import FROZEN, Group, Grouping, InitializerAxis, IntArray, Role
 
+_NUM_FACTORS: Final = 2
 _Keys = npt.NDArray[np.uint64]
 
 
@@ -33,8 +35,9 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
         include: patterns over node names; where given, only units all of whose producers match may be removed.
         exclude: patterns over node names; units that such a node makes or scales stay.
 
-    Ensures: every unit is produced by a weight and read by a weight; channels of graph inputs and outputs and of
-    anything that is not understood are no units, and `frozen` names the nodes that are the reason.
+    Ensures: every unit is produced by a weight, and read by a weight or summed over in a product of two activations
+    (a position of the head dimension of queries and keys); channels of graph inputs and outputs and of anything that
+    is not understood are no units, and `frozen` names the nodes that are the reason.
     """
     state = propagate(graph)
     _exclude(state, exclude)
@@ -66,10 +69,11 @@ def require_prunable(grouping: Grouping) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """Where classes lie on weights and activations; entries without any class left out."""
+    """Where classes lie on weights, activations and sums over them; entries without any class left out."""
 
     tags: list[tuple[Tag, IntArray]]
     values: list[tuple[ir.Value, Line]]
+    products: list[tuple[str, IntArray]]  # name of a product of two activations, classes that it sums over
 
     @classmethod
     def of(cls, state: Propagation, roots: IntArray) -> "_Lines":
@@ -83,7 +87,23 @@ class _Lines:
             if line is not None and line.axis == tag.along:
                 tags.append((tag, line.labels))
         values = [(value, found[id(labels.compact)]) for value, labels in state.labels.items()]
-        return cls(tags, [(value, line) for value, line in values if line is not None])
+        lines = {value: line for value, line in values if line is not None}
+        return cls(tags, list(lines.items()), _summed_over(state.graph, lines))
+
+
+def _summed_over(graph: ir.Model, lines: Mapping[ir.Value, Line]) -> list[tuple[str, IntArray]]:
+    found = []
+    for node in graph.graph:
+        if node.op_type not in {"MatMul", "Gemm"} or node.domain or len(node.inputs) < _NUM_FACTORS:
+            continue
+        left, right = node.inputs[0], node.inputs[1]
+        line = None if left is None or right is None or right.is_initializer() else lines.get(left)
+        if left is None or line is None or left.shape is None:
+            continue
+        swapped = node.op_type == "Gemm" and integer(node, "transA", 0)
+        if line.axis == (0 if swapped else len(left.shape) - 1):
+            found.append((node.name or "", line.labels))
+    return found
 
 
 def _exclude(state: Propagation, patterns: Sequence[str]) -> None:
@@ -108,6 +128,8 @@ def _reasons(lines: _Lines, roots: IntArray, include: Sequence[str]) -> IntArray
                 reason[classes] = _WHY.index("it is not included by the request")
         elif tag.role is Role.CONSUME:
             read[classes] = 1
+    for _, classes in lines.products:
+        read[classes] = 1
     for value, line in lines.values:
         if on_open_axis(value, line):
             reason[line.labels] = _WHY.index("its channels lie on an axis without a fixed length")
@@ -186,6 +208,9 @@ def _grouping(state: Propagation, lines: _Lines, unit_of: IntArray, starts: Sequ
             (tag.initializer, tag.axis),
             InitializerAxis(initializer=tag.initializer, axis=tag.axis, node=tag.node, role=tag.role, units=units),
         )
+    for node, line in lines.products:
+        if (unit_of[line] != FROZEN).any():
+            touched[Role.CONSUME][f"{node}\n"] = unit_of[line]
     values: dict[str, Mapping[int, IntArray]] = {}
     for value, value_line in lines.values:
         units = unit_of[value_line.labels]

@@ -34,8 +34,8 @@ EXPECTED = {
         (6, {"join"}, {"out"}),
     ],
     "squeeze_excite": [(8, {"conv", "excite"}, {"squeeze", "fc"}), (4, {"squeeze"}, {"excite"})],
-    # A position of the head dimension in all 4 heads is one unit; queries and keys meet no weight and stay.
-    "attention": [(4, {"v_mul"}, {"out_mul"}), (32, {"up_mul"}, {"down_mul"})],
+    # A position of the head dimension in all 4 heads is one unit: of queries and keys together, and of values.
+    "attention": [(4, {"q_mul", "k_mul"}, {"scores"}), (4, {"v_mul"}, {"out_mul"}), (32, {"up_mul"}, {"down_mul"})],
     # Interleaving ties channel i of the passing half to channel i of the branch.
     "shuffle": [(4, {"stem", "right1"}, {"fc"}), (4, {"stem"}, {"right1"})],
 }
@@ -119,11 +119,11 @@ def test_the_output_is_named_as_the_reason() -> None:
 
 
 def test_layers_without_removable_channels_are_named() -> None:
-    """Queries and keys of attention are read by no weight; the residual stream ends in the output."""
+    """The residual stream of attention ends in the output."""
     reasons = {entry.node: entry.reason for entry in find(graph("attention")).frozen}
 
-    assert "no weight reads its channels" == reasons["q_mul"]
     assert "its channels are tied to channels that stay" == reasons["out_mul"]
+    assert "q_mul" not in reasons
 
 
 def test_excluded_layers_keep_their_channels() -> None:
