@@ -69,13 +69,14 @@ class Devices:
     clock: Clock
 
     def register(self, tenant: str, spec: DeviceSpec, ticket: idempotency.Ticket | None = None) -> Registered:
-        """Add a device; its token is given here and never again.
+        """Add a device; its token is given here and never again. The token names its device, for the agent's sake.
 
         Raises:
             IdempotencyConflict: the ticket has passed to another request.
         """
-        token = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
-        row = DeviceRow(id=new_id("dev"), tenant=tenant, name=spec.name, token_sha256=digest_of(token))
+        device_id = new_id("dev")
+        token = f"{TOKEN_PREFIX}{device_id.removeprefix('dev_')}_{secrets.token_urlsafe(_TOKEN_BYTES)}"
+        row = DeviceRow(id=device_id, tenant=tenant, name=spec.name, token_sha256=digest_of(token))
         with self.database.unit_of_work() as session:
             now = row.created_at = self.clock(session)
             session.add(row)

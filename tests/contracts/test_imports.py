@@ -33,8 +33,21 @@ def test_the_web_process_loads_neither_the_engine_nor_its_tools(module: str) -> 
         "workers.pruning.surgery.cut",
         "workers.pruning.allocation.rank",
         "workers.pruning.measure.latency",
+        "workers.edge_agent",
+        "workers.edge_measure",
     ],
 )
 def test_the_torch_free_parts_stay_torch_free(module: str) -> None:
     """Supervising, grouping, allocating, cutting and measuring work without torch in memory."""
     assert "torch" not in loaded_after(f"import {module}")
+
+
+@pytest.mark.parametrize("module", ["workers.edge_agent", "workers.edge_link", "workers.edge_measure"])
+def test_the_edge_agent_carries_no_service_code(module: str) -> None:
+    """A device needs httpx, numpy and ONNX Runtime; what waits for work needs only the first."""
+    loaded = loaded_after(f"import {module}")
+    runtime = {"numpy", "onnxruntime"} if module != "workers.edge_measure" else set()
+
+    assert set() == loaded & (
+        {"app", "pydantic", "sqlalchemy", "celery", "redis", "torch", "onnx", "onnx_ir"} | runtime
+    )

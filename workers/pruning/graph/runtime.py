@@ -28,13 +28,13 @@ DTYPES: Final = {
 
 
 class Session:
-    """A network in ONNX Runtime on the CPU, with a fixed number of threads.
+    """A network in ONNX Runtime, on the CPU unless another provider is named, with a fixed number of threads.
 
     Raises:
         InvalidGraph: ONNX Runtime does not accept the network; carries its reason.
     """
 
-    def __init__(self, network: bytes, *, threads: int = 1, optimised: bool = True) -> None:
+    def __init__(self, network: bytes, *, threads: int = 1, optimised: bool = True, provider: str = PROVIDER) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -42,10 +42,15 @@ class Session:
         options.log_severity_level = SEVERITY_ERROR
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+        if provider not in ort.get_available_providers():
+            available = ", ".join(ort.get_available_providers())
+            raise InvalidGraph("This ONNX Runtime lacks the provider", actual=provider, allowed=available)
         try:
-            self._session = ort.InferenceSession(network, options, providers=[PROVIDER])
+            self._session = ort.InferenceSession(network, options, providers=[provider])
         except Exception as error:  # its exceptions share no base of their own
             raise InvalidGraph("ONNX Runtime does not load the network", actual=str(error)) from error
+        if (used := self._session.get_providers()[0]) != provider:  # it falls back to the CPU without an error
+            raise InvalidGraph("The provider does not start on this machine", actual=used, allowed=provider)
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
