@@ -1,7 +1,8 @@
-"""`espalier`: serve, prune, jobs, report, models, doctor. A thin client over HTTP; it never loads torch itself."""
+"""`espalier`: serve, prune, jobs, report, models, devices, agent, doctor. Thin, over HTTP; it never loads torch itself."""
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,60 @@ def models(*, network: str | None, limit: int, url: str, key: str | None) -> Non
         console.print(listing("models", ("id", "name", "state", "bytes", "created"), rows))
     else:
         console.print_json(data=_reported(console, lambda: client.model(network)))
+
+
+@main.command()
+@click.argument("network", required=False, metavar="[MODEL|ARTIFACT]")
+@click.option("--register", metavar="NAME", help="Register a device; its token is shown this once.")
+@click.option("--revoke", metavar="DEVICE", help="Take a device's token back.")
+@click.option("--on", "device", metavar="DEVICE", help="Ask DEVICE for the latency of MODEL or ARTIFACT.")
+@_url
+@_key
+def devices(
+    *, network: str | None, register: str | None, revoke: str | None, device: str | None, url: str, key: str | None
+) -> None:
+    """List devices, register or revoke one, or ask one for the latency of a model or artifact."""
+    if (network is None) != (device is None):
+        raise click.UsageError("A measurement needs both: a model or artifact, and --on DEVICE.")
+    console = Console()
+    client = Client(url, key)
+    if register:
+        console.print_json(data=_reported(console, lambda: client.register_device(register)))
+    elif revoke:
+        _reported(console, lambda: client.revoke_device(revoke))
+    elif network and device:
+        console.print_json(data=_reported(console, lambda: client.measure(device, network)))
+    else:
+        found = _reported(console, lambda: list(client.devices()))
+        rows = [(d["id"], d["name"], d["state"], d["seen_at"] or "", _processor(d)) for d in found]
+        console.print(listing("devices", ("id", "name", "state", "seen", "processor"), rows))
+
+
+def _processor(device: dict[str, Any]) -> str:
+    known = device["attributes"] or {}
+    return " ".join(str(known[key]) for key in ("board", "cpu") if known.get(key))
+
+
+@main.command()
+@_url
+@click.option("--token", envvar="ESPALIER_DEVICE_TOKEN", help="The device's token, from its registration.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Where none are asked.")
+@click.option("--work-dir", type=click.Path(file_okay=False, path_type=Path), help="[default: in ~/.cache]")
+@click.option("--once", is_flag=True, help="End when there is nothing more to do.")
+@click.option("--bundle", type=click.Path(dir_okay=False, path_type=Path), help="Write the agent as one file instead.")
+def agent(*, url: str, token: str | None, threads: int, work_dir: Path | None, once: bool, bundle: Path | None) -> None:
+    """Measure networks on this machine for a service. Needs the extra `edge`, or --bundle FILE copied to a device."""
+    if bundle is None and not token:
+        raise click.UsageError("The agent needs a token: --token or ESPALIER_DEVICE_TOKEN.")
+    command = [sys.executable, "-m"]
+    if bundle is not None:
+        command += ["workers.edge_bundle", str(bundle)]
+    else:
+        command += ["workers.edge_agent", "--url", url, "--threads", str(threads)]
+        command += ["--work-dir", str(work_dir)] if work_dir else []
+        command += ["--once"] if once else []
+    # By name, since this side never imports workers; the token by environment, where other users cannot read it.
+    os.execve(sys.executable, command, {**os.environ, "ESPALIER_DEVICE_TOKEN": token or ""})  # noqa: S606
 
 
 @main.command()

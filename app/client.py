@@ -262,6 +262,28 @@ class Client:
                     f"{_identifier(job)} has not ended after {timeout} s; it goes on, and can be waited for again"
                 )
 
+    def devices(self) -> Iterator[Json]:
+        """Every Device: `dev_local`, then the others, newest first."""
+        return self._pages("/v1/devices")
+
+    def register_device(self, name: str) -> Json:
+        """Register a device; its token is in the answer, and nowhere else."""
+        return self._json("POST", "/v1/devices", json={"name": name})
+
+    def revoke_device(self, device: str | Mapping[str, Any]) -> None:
+        """Take a device's token back."""
+        self._send("DELETE", f"/v1/devices/{_identifier(device)}")
+
+    def measure(self, device: str | Mapping[str, Any], network: str | Mapping[str, Any], **settings: Any) -> Json:
+        """Ask a device for the latency of a model or artifact; `settings` are threads, batch, provider, repeats."""
+        name = _identifier(network)
+        body = {"artifact" if name.startswith("art_") else "model": name, **settings}
+        return self._json("POST", f"/v1/devices/{_identifier(device)}/measurements", json=body)
+
+    def measurements(self, **which: str) -> Iterator[Json]:
+        """Measured latencies, newest first; `which` may name an artifact, a model or a device."""
+        return self._pages("/v1/measurements", which)
+
     def events(self, job: str | Mapping[str, Any], *, after: int = 0) -> Iterator[Json]:
         """The job's events so far, in order, from the one behind `after`."""
         return self._pages(f"/v1/jobs/{_identifier(job)}/events", {"after": after})

@@ -1,6 +1,7 @@
 """A real agent process against a real server, on both databases: what it measures, and what it outlives."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from app.client import Client
 from app.domain.device import DeviceSpec, MeasurementSpec
 from app.main import create_app
 from app.services.assembly import Services
@@ -304,6 +306,39 @@ def test_the_agent_runs_as_one_copied_file(bench: Bench, url: str, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert bench.request(request).state == "measured"
     assert (alone / "agent.pyz").read_bytes() == (tmp_path / "again.pyz").read_bytes()
+
+
+@ON_SQLITE
+def test_the_command_line_covers_a_devices_life(bench: Bench, url: str, tmp_path: Path) -> None:
+    """Register, ask, run the agent, list, revoke: each by `espalier`."""
+    made = json.loads(_espalier("devices", "--register", "cli", "--url", url).stdout)
+    network = tmp_path / "net.onnx"
+    network.write_bytes(NETWORK)
+    with Client(url) as client:
+        model = client.upload_model(network)
+        asked = json.loads(_espalier("devices", model["id"], "--on", made["id"], "--url", url).stdout)
+        folder = ("--work-dir", str(tmp_path / "cli"))
+        done = _espalier("agent", "--url", url, "--once", *folder, ESPALIER_DEVICE_TOKEN=made["token"])
+        kept = list(client.measurements(device=made["id"]))
+
+    assert done.returncode == 0, done.stderr
+    assert asked["device"] == made["id"]
+    assert [row["model"] for row in kept] == [model["id"]]
+    assert _espalier("devices", "--revoke", made["id"], "--url", url).returncode == 0
+    assert "revoked" in _espalier("devices", "--url", url).stdout
+    assert _espalier("agent", "--url", url).returncode == 2  # no token
+    assert _espalier("devices", "mdl_1", "--url", url).returncode == 2  # no device
+
+
+def _espalier(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_importing_the_agent_is_quick_and_light() -> None:
