@@ -1,4 +1,4 @@
-"""`espalier`: serve, prune, jobs, report, models, devices, agent, doctor. Thin, over HTTP; it never loads torch itself."""
+"""`espalier`: serve, prune, jobs, report, models, devices, agent, doctor. Over HTTP; it never loads torch itself."""
 
 import itertools
 import json
