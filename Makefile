@@ -37,6 +37,7 @@ check: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/coverage.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py

@@ -14,6 +14,7 @@ NOMINAL_SIDE: Final = 224
 NOMINAL_LENGTH: Final = 64
 _IMAGE_RANK: Final = 4
 _MAX_ROUNDS: Final = 4
+_SAME_SHAPE: Final = frozenset({"GroupNormalization"})
 _SMALL_BYTES = 1024  # weights up to this size are shown to shape inference: Reshape and Slice read them
 
 
@@ -173,6 +174,10 @@ def _held(graph: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 
 def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    for node in proto.graph.node:
+        if node.op_type in _SAME_SHAPE and node.domain in {"", "ai.onnx"}:  # of which onnx infers nothing
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
     try:
         return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:

@@ -216,11 +216,20 @@ def _groups(surgeon: Surgeon, node: ir.Node) -> None:
     node.attributes["group"] = ir.AttrInt64("group", kept.count // per_group)
 
 
+def _norm_groups(surgeon: Surgeon, node: ir.Node) -> None:
+    """Groups of channels that stay."""
+    kept = surgeon.plan.value(node.inputs[0])
+    if kept is not None:
+        groups = int(attribute(node, "num_groups", 1))  # type: ignore[call-overload]
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", groups * kept.count // len(kept.mask))
+
+
 REWRITES: Final[dict[str, Rewrite]] = {
     "Conv": _groups,
     "ConvTranspose": _groups,
     "Expand": _expand,
     "Gather": _gather,
+    "GroupNormalization": _norm_groups,
     "Pad": _pad,
     "Reshape": _reshape,
     "Resize": _resize,

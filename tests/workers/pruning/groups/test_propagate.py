@@ -41,7 +41,7 @@ FREEZING = {
     "[m] r = Softmax <axis = 1> (a) # every axis from 1 on": ("", 11, {"m": MIXED}),
     "[m] r = LayerNormalization <axis = 1> (a, n_scale, n_b)": (
        ", float[12,8,8] n_scale, float[12,8,8] n_b", 17, {"m": MIXED}),
-    "[m] r = GroupNormalization <num_groups = 3> (a, n_scale, n_b)": (
+    "[m] r = GroupNormalization <num_groups = 1> (a, n_scale, n_b)": (
        ", float[12] n_scale, float[12] n_b", 21, {"m": MIXED}),
     "[m] r = LRN <size = 3> (a)": ("", 17, {"m": MIXED}),
     "[m] r = LpNormalization <axis = 1> (a)": ("", 17, {"m": MIXED}),

@@ -68,6 +68,14 @@ CASES = {
         13, 12, ", float[12] n_scale, float[12] n_b, float[12,1,1] k",
         "[n0] n = InstanceNormalization (a, n_scale, n_b)\n[k0] r = PRelu (n, k)", 12,
     ),
+    "groups of channels normalised together": (
+        21, 12, ", float[12] n_scale, float[12] n_b",
+        "[n0] r = GroupNormalization <num_groups = 3> (a, n_scale, n_b)", 3,
+    ),
+    "the same by way of two reshapes": (
+        13, 12, ", int64[3] z = {0, 3, -1}, int64[4] z2 = {0, 12, 8, 8}, float[3] n_scale, float[3] n_b",
+        "[r0] g = Reshape (a, z)\n[n0] n = InstanceNormalization (g, n_scale, n_b)\n[r1] r = Reshape (n, z2)", 3,
+    ),
     "whole groups": (13, 12, ", float[12,3,3,3] g_w", "[g0] r = Conv <group = 4, pads = [1,1,1,1]> (a, g_w)", 4),
     "depthwise with two filters a channel": (
         13, 24, ", float[24,1,3,3] g_w", "[g0] r = Conv <group = 12, pads = [1,1,1,1]> (a, g_w)", 12,

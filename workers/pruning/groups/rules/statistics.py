@@ -28,15 +28,19 @@ def batch_normalization(state: Propagation, node: ir.Node) -> None:
 
 
 def instance_normalization(state: Propagation, node: ir.Node) -> None:
-    """Each channel is normalised over its own plane."""
+    """Each position of axis 1 is normalised over everything behind it, which therefore goes or stays as a whole.
+
+    Exporters write GroupNormalization as this operator between two Reshapes: a group of channels is one unit then.
+    """
     labels = state.input(node)
     if any(axis > 1 for axis in labels.varying):
-        state.freeze(node, labels, _MIXES)
-    else:
-        line = state.line(labels, 1)
-        for index in (1, 2):
-            value, _ = weight(node, index)
-            state.tag(node, value, 0, Role.THROUGH, line)
+        if labels.shape[1] == 1:
+            state.freeze(node, labels, _MIXES)
+        labels = state.collapse(labels, range(2, labels.ndim))
+    line = state.line(labels, 1)
+    for index in (1, 2):
+        value, _ = weight(node, index)
+        state.tag(node, value, 0, Role.THROUGH, line)
     state.put(node, labels)
 
 
@@ -48,8 +52,18 @@ def layer_normalization(state: Propagation, node: ir.Node) -> None:
 
 
 def group_normalization(state: Propagation, node: ir.Node) -> None:
-    """Groups of channels are normalised together."""
-    _mixes(state, node, range(1, state.input(node).ndim))
+    """A group of channels is normalised together, so it goes or stays as a whole; a single group freezes all."""
+    labels = state.input(node)
+    groups = integer(node, "num_groups", 1)
+    line = state.line(labels, 1)
+    rows = line.reshape(groups, -1)
+    if groups == 1:
+        state.freeze(node, labels, _MIXES)
+    state.ties.unite(rows, rows[:, :1])
+    for index in (1, 2):
+        value, shape = weight(node, index)
+        state.tag(node, value, 0, Role.THROUGH, line if shape[0] == len(line) else rows[:, 0])
+    state.put(node, labels)
 
 
 def softmax(state: Propagation, node: ir.Node) -> None:
