@@ -64,7 +64,8 @@ def shrunk(
     Source: derivation. Worth is the running gate score over the bytes that a unit holds during training, since memory
     is the budget. A block goes while the schedule's budgets do not hold, or while its worth is below a tenth of the
     median and the final budgets do not hold yet; at most a fifth of a group at one event, but at the last one the
-    budgets hold whatever that takes. Blocks that the last one makes unnecessary come back.
+    budgets hold whatever that takes. The block that makes the final budgets hold goes at the last event only: the
+    one that saves least of all that would do, and blocks that it makes unnecessary come back.
 
     Shapes: scores (num_units,).
     """
@@ -99,12 +100,11 @@ class _Event:
         threshold = self._rules.marginal * self._median()
         removed: list[tuple[int, int]] = []
         while not self._final.holds():
-            open_groups = [number for number in range(len(self._kept)) if self._size(number)]
-            if not open_groups:
+            worth, group = min(((self._worth(number), number) for number in self._open()), default=(float("inf"), -1))
+            if group < 0 or (self._now.holds() and worth >= threshold):
                 break
-            worth, group = min((self._worth(number), number) for number in open_groups)
-            if self._now.holds() and worth >= threshold:
-                break
+            if self._finishes(group):
+                group = min((each for each in self._open() if self._finishes(each)), key=self._excess)
             size = self._size(group)
             removed.append((group, size))
             self._remove(group, size)
@@ -113,6 +113,18 @@ class _Event:
         for order, gone in zip(self._orders, self._gone, strict=True):
             mask[order[:gone]] = False
         return Keep(mask=mask)
+
+    def _open(self) -> list[int]:
+        """Groups that may lose a block. Which one finishes the work is decided at the last event, among all of them."""
+        found = [number for number in range(len(self._kept)) if self._size(number)]
+        return found if self._last else [number for number in found if not self._finishes(number)]
+
+    def _finishes(self, group: int) -> bool:
+        return self._final.fits(group, -self._size(group))
+
+    def _excess(self, group: int) -> tuple[float, int]:
+        """What the next block of a group saves; of blocks that finish the work the smallest wastes least."""
+        return self._final.saving(group, self._size(group)), group
 
     def _floor(self, group: int) -> int:
         """The fewest units that the group has after this event."""

@@ -67,11 +67,11 @@ def points(outcome, name):
 
 
 def test_the_target_is_met_from_below(reused, prepared):
-    """The final network has no more MACs than asked and no less than a tenth below; widths fell in steps."""
+    """The final network has no more MACs than asked and at most one channel (a tenth of a layer) less."""
     limit = prepared.budgets[0].limit
     macs = points(reused, "macs")
 
-    assert 0.9 * limit <= cost.count(reused.graph).macs <= limit
+    assert 0.85 * limit <= cost.count(reused.graph).macs <= limit
     assert macs == sorted(macs, reverse=True)
     assert len(macs) > 5
     assert reused.masked_vs_cut < 1e-4
