@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -56,6 +56,7 @@ def describe() -> Json:
 def measure(order: Mapping[str, Any]) -> Json:
     """Time one network; gives a report, or a failure in the runtime's own words."""
     threads = int(order["threads"])
+    machine = {**board(), **host()}  # before this process is pinned, which changes what it may use
     with quiet(threads) as cpus:  # around loading too: the session's threads stay where they are made
         try:
             start = time.perf_counter()
@@ -79,7 +80,8 @@ def measure(order: Mapping[str, Any]) -> Json:
         "warmup": order["warmup"],
         "load_ms": load_ms,
         "peak_rss_bytes": _peak_rss_bytes(),
-        **timed,
+        "samples_ms": timed["samples_ms"],
+        "host": {**machine, **timed["host"]},
     }
 
 
@@ -101,8 +103,6 @@ def _time(
         on_cpu.append((time.thread_time() - thread) * 1e3)
     stepped = (datetime.now(UTC) - wall).total_seconds() - (time.perf_counter() - begun)
     machine: Json = {
-        **board(),
-        **host(),
         "pinned_cpus": cpus,
         "load_average": load_average(),
         "before": before,
@@ -121,8 +121,8 @@ def signs(cpus: Sequence[int] | None) -> Json:
     chosen = [Path(f"/sys/devices/system/cpu/cpu{cpu}") for cpu in cpus or ()]
     return {
         "celsius": {name: value for name, value in celsius.items() if value is not None},
-        "mhz": [_number(cpu / "cpufreq/scaling_cur_freq", 1000) for cpu in chosen],
-        "throttled": [_number(cpu / "thermal_throttle/core_throttle_count", 1) for cpu in chosen],
+        "mhz": _known(_number(cpu / "cpufreq/scaling_cur_freq", 1000) for cpu in chosen),
+        "throttled": _known(_number(cpu / "thermal_throttle/core_throttle_count", 1) for cpu in chosen),
     }
 
 
@@ -153,6 +153,10 @@ def _text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip("\x00 \n") or None
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _known(figures: Iterable[float | None]) -> list[float]:
+    return [figure for figure in figures if figure is not None]
 
 
 def _number(path: Path, scale: float) -> float | None:

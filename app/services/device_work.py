@@ -78,7 +78,7 @@ class DeviceWork:
         with self.database.unit_of_work() as session:
             now = self.clock(session)
             for row in queries.open_locked(session, device.id):
-                if self._given_up(row, now) or _held_by_another(row, poll.agent, now):
+                if _held_by_another(row, poll.agent, now) or self._given_up(row, now):
                     continue
                 self._grant(row, poll.agent, now)
                 row.threads = row.threads or _own_threads(poll.attributes or device.attributes or {})
@@ -97,7 +97,7 @@ class DeviceWork:
         detail = ""
         if row.expires_at <= now:
             detail = f"The device did not measure within {self.settings.device_request_ttl}."
-        elif row.attempts >= self.settings.device_attempts and (row.lease_until is None or row.lease_until <= now):
+        elif row.attempts >= self.settings.device_attempts:
             detail = f"The device's agent was lost with this network {row.attempts} times; it is not given out again."
         if detail:
             queries.end(row, RequestState.FAILED, now, DeviceAway(detail).problem())

@@ -31,6 +31,7 @@ from workers.edge_bundle import bundle
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = onnx_bytes(CHAIN)
 SLOW = {"repeats": 10_000, "warmup": 1000}  # long enough to be killed in the middle
+UNEVEN = "uneven (float[N,4] x) => (float[3,4] y) <float[3,4] w> { [add] y = Add (x, w) }"
 FOREIGN = onnx_bytes(CHAIN.replace("Relu (c1)", "Frobnicate (c1)"))
 
 
@@ -140,6 +141,7 @@ def test_an_agent_measures_what_is_asked(bench: Bench, url: str) -> None:
     assert min(kept.samples_ms) > 0
     assert kept.load_ms > 0
     assert 10e6 < (kept.peak_rss_bytes or 0) < 400e6
+    assert kept.host["num_usable_cpus"] == len(os.sched_getaffinity(0))
     assert {"cpu", "os", "before", "after", "pinned_cpus", "load_average", "on_cpu_share"} <= set(kept.host)
     device = bench.services.devices.get(TENANT, bench.device)
     assert device.state == "online"
@@ -150,20 +152,22 @@ def test_an_agent_measures_what_is_asked(bench: Bench, url: str) -> None:
 
 @ON_SQLITE
 def test_what_the_runtime_cannot_load_reaches_the_user_in_its_words(bench: Bench, url: str) -> None:
-    """An operator that the runtime lacks, a provider that it lacks, and bytes that are no network."""
+    """An operator that it lacks, a provider that it lacks, bytes that are no network, a batch that does not fit."""
     requests = [
         bench.ask(FOREIGN),
         bench.ask(provider="CUDAExecutionProvider"),
         bench.ask(b"no network at all"),
+        bench.ask(onnx_bytes(UNEVEN), batch=2),
     ]
     done = bench.once(url)
 
     assert done.returncode == 0, done.stderr
     problems = [bench.request(request).problem for request in requests]
-    assert [problem["reason"] for problem in problems] == ["load"] * 3
+    assert [problem["reason"] for problem in problems] == ["load", "load", "load", "run"]
     assert "Frobnicate" in problems[0]["detail"]
     assert "CUDAExecutionProvider" in problems[1]["detail"]
     assert "INVALID_PROTOBUF" in problems[2]["detail"]
+    assert "broadcast" in problems[3]["detail"]
     assert bench.measured() == []
 
 
