@@ -245,12 +245,12 @@ STEPS: tuple[Callable[[Growth], None], ...] = (
 
 @st.composite
 def graphs(draw: Draw) -> ir.Model:
-    """A loaded graph: a convolution, then 1 to 12 drawn steps, then a classifier; sometimes a second output."""
+    """A loaded graph: a convolution, then 5 to 14 drawn steps, then a classifier; sometimes a second output."""
     g = Growth(draw=draw, random=np.random.default_rng(int(draw(st.integers(0, 2**31)))))  # type: ignore[call-overload]
     image = ir.Value(name="x", shape=ir.Shape(["N", 3, 8, 8]), type=ir.TensorType(ir.DataType.FLOAT))
     g.add(image, 3, 8)
     conv(g)
-    for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=12)):  # type: ignore[attr-defined]
+    for step in draw(st.lists(st.sampled_from(STEPS), min_size=5, max_size=14)):  # type: ignore[attr-defined]
         step(g)
     last, channels, _ = g.images[-1]
     flat = g.node("Flatten", g.node("GlobalAveragePool", last))

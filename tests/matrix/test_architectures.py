@@ -9,6 +9,27 @@ from tests.matrix.journey import Analysis, analyse, prune, require_trainable
 from workers.pruning.errors import UnsupportedOperator
 from workers.pruning.graph.load import load
 
+# By hand, from the definitions; too coarse a grouping would pass every comparison of outputs.
+_C2F = [8, 8, 8, 8, 16]  # passed half, half of the residual chain, two inner widths, output; twice as wide: _WIDE
+_WIDE = [16, 16, 16, 16, 32]
+WIDTHS = {
+    "vgg11": [8, 16, 32, 32, 64, 64, 64, 64, 48],
+    "resnet18": [8] * 3 + [16] * 3 + [32] * 3 + [64] * 3,  # a stream and two inner widths a stage
+    # 16 channels in 4 groups of 4 go by whole groups, 32 in 4 groups of 8 by position in all groups.
+    "resnext": [16, 4, 32, 8, 8, 64],
+    "densenet": [16, *[16, 8] * 3, 20, *[16, 8] * 3],
+    "mobilenet_v2": [8, 48, 16, 96, 96, 24, 64],
+    # A channel goes with its cheap copy; of 16 pairs one has lost its copy to the slice and stands alone.
+    "ghostnet": [8, 15, 32],
+    "groupnorm_net": [4, 24],  # 16 channels in 4 groups that are normalised together
+    "yolo8": [8, 16, *_C2F, 32, *_WIDE, 16, 32, *_C2F, 16, *_WIDE, 16, 16, 16, 16],
+    "espcn": [16, 8, 12],  # 32 channels are blocks of 2 x 2 pixels of 8
+    "two_tower": [8, 16, 8, 16],  # the towers part, see unshare_initializers
+    "vit": [8, 48, 8, 48],  # a position of the head in queries, keys and values of all heads
+    "bert": [6, 6, 48, 6, 6, 48, 24],  # queries and keys; values; hidden; pooled
+    "gpt": [8, 8, 64],
+    "llama": [4, 8, 48],  # rotary positions turn dimension i with i + 4
+}
 DYNAMO = [pytest.param(name, marks=pytest.mark.slow) for name in EXPORTERS if name.startswith("dynamo")]
 OTHERS = ["legacy_bn", *DYNAMO]
 
@@ -27,6 +48,12 @@ def test_an_architecture_is_cut_to_any_share(name: str) -> None:
     assert analysis.grouping.num_units > 0
     for seed, share in enumerate((0.7, 0.5, 0.3)):
         prune(analysis, share, seed=seed)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_groups_are_as_fine_as_they_can_be(name: str) -> None:
+    """Their widths are those found by hand."""
+    assert sorted(WIDTHS[name]) == sorted(analysed(name).model.widths)
 
 
 @pytest.mark.parametrize("exporter", OTHERS)
