@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
-from workers.pruning.graph.cost import live_values
+from workers.pruning.graph.cost import live_values, node_macs
 from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.graph.values import attribute, constant, is_float
@@ -117,6 +117,8 @@ def _macs(graph: ir.Model, axes: _Measured) -> Iterable[tuple[float, _Axes]]:
     for node in graph.graph:
         if not node.domain and node.op_type in _PRODUCTS:
             yield 1.0, _PRODUCTS[node.op_type](node, axes)
+        elif not node.domain and node.op_type == "Attention":  # its channels are frozen
+            yield float(node_macs(graph)[node.name or ""]), ()
 
 
 def _conv(node: ir.Node, axes: _Measured) -> _Axes:

@@ -275,12 +275,12 @@ def test_what_cannot_be_run_is_named(body, named):
         GraphModule(load(model.SerializeToString()))
 
 
-@pytest.mark.parametrize("op_type", ["LSTM", "If"])
+@pytest.mark.parametrize("op_type", ["RNN", "If"])
 def test_recurrence_and_control_flow_are_refused_by_name(op_type):
     """They load, since they only freeze what they touch, but they cannot be scored or trained."""
     texts = {
-        "LSTM": """net (float[4,N,2] x) => (float[4,1,N,3] y) <float[1,12,2] w, float[1,12,3] r>
-            { [here] y = LSTM <hidden_size = 3> (x, w, r) }""",
+        "RNN": """net (float[4,N,2] x) => (float[4,1,N,3] y) <float[1,3,2] w, float[1,3,3] r>
+            { [here] y = RNN <hidden_size = 3> (x, w, r) }""",
         "If": """net (bool c, float[N,2] x) => (float[N,2] y) { [here] y = If (c) <
             then_branch = t () => (float[N,2] a) { a = Relu (x) },
             else_branch = e () => (float[N,2] b) { b = Neg (x) }> }""",

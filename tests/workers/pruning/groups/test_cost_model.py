@@ -113,3 +113,23 @@ def test_a_network_without_units_still_has_a_cost() -> None:
     assert () == model.widths
     assert isinstance(model, CostModel)
     assert count(network).macs == cost(model, ()).macs
+
+
+def test_attention_as_one_operator_is_counted() -> None:
+    """5 queries of 8 numbers against 5 keys, and the weights against 5 values: 2 x 5 x 5 x 8 MACs, which stay."""
+    network = graph(
+        """net (float[N,5,6] x) => (float[N,5,4] y) <float[6,8] q_w, float[6,8] k_w, float[6,8] v_w, float[8,4] o_w>
+        {
+          [q] q = MatMul (x, q_w)
+          [k] k = MatMul (x, k_w)
+          [v] v = MatMul (x, v_w)
+          [a] a = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v)
+          [o] y = MatMul (a, o_w)
+        }""",
+        header='<ir_version: 10, opset_import: ["" : 23]>',
+    )
+    grouping = find(network)
+
+    assert 0 == grouping.num_units
+    assert 2 * 5 * 5 * 8 + 3 * 5 * 6 * 8 + 5 * 8 * 4 == cost(cost_model(network, grouping), ()).macs
+    assert count(network).macs == cost(cost_model(network, grouping), ()).macs
