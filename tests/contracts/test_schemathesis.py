@@ -37,6 +37,7 @@ BUSINESS_RULES = {
     "get_artifact_content",
     "ask_measurement",
     "record_measurement",
+    "register_device",
 }
 NUM_EXAMPLES = int(os.environ.get("ESPALIER_TEST_REQUESTS", "12"))  # per operation; a nightly run asks for more
 RESULT = {
