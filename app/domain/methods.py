@@ -39,7 +39,7 @@ class DynhpOptions(BaseModel):
     from_scratch: bool = Field(default=False, description="Forget the uploaded weights; needs labels.")
     scale_learning_rate: bool = Field(default=True, description="The rate grows with the square root of the batch.")
     marginal: float = Field(
-        default=0.1, ge=0, le=1, description="Share of the median score per byte below which a channel always goes."
+        default=0.1, ge=0, le=1, description="Share of the median worth below which a channel always goes."
     )
     prune_from: float = Field(default=0.05, ge=0, le=0.9, description="Share of training before the first cut.")
     prune_until: float = Field(default=0.6, ge=0.02, le=0.95, description="Share of training after the last cut.")

@@ -82,7 +82,7 @@ def dynhp(
     Source: Valerio, Nardini, Passarella, Perego, arXiv 2011.08545, JNCA 200 (2022): incremental pruning during
     training, hard (what goes is gone and its memory freed), a tunable final size, and dynamic batch sizing. No code of
     the authors is known; everything beyond that is derived. Units are ranked by the running empirical Fisher
-    information of their gates per byte that they hold; the size follows a cubic schedule between `prune_from` and
+    information of their gates over what they hold and cost; the size follows a cubic schedule between `prune_from` and
     `prune_until` of training; weights, statistics and momentum are sliced at every event; memory is a line in the
     batch, measured anew after every event, and the batch is solved from it. Training is counted in samples, so larger
     batches mean fewer steps. Uploaded weights are trained with the job's recipe, from scratch by cross-entropy.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 import numpy as np
@@ -61,11 +62,13 @@ def shrunk(
 ) -> Keep:
     """Remove units until `budgets` hold, and beyond that those that are marginal; what was cut never comes back.
 
-    Source: derivation. Worth is the running gate score over the bytes that a unit holds during training, since memory
-    is the budget. A block goes while the schedule's budgets do not hold, or while its worth is below a tenth of the
-    median and the final budgets do not hold yet; at most a fifth of a group at one event, but at the last one the
-    budgets hold whatever that takes. The block that makes the final budgets hold goes at the last event only: the
-    one that saves least of all that would do, and blocks that it makes unnecessary come back.
+    Source: derivation. Worth is the running gate score over the geometric mean of the bytes that a unit holds
+    during training, since memory is the budget, and of what it saves of the target: over the bytes alone, wide
+    layers with few MACs would be emptied without getting nearer to a target of MACs. A block goes while the
+    schedule's budgets do not hold, or while its worth is below a tenth of the median and the final budgets do not
+    hold yet; at most a fifth of a group at one event, but at the last one the budgets hold whatever that takes. The
+    block that makes the final budgets hold goes at the last event only: the one that saves least of all that would
+    do, and blocks that it makes unnecessary come back.
 
     Shapes: scores (num_units,).
     """
@@ -148,17 +151,21 @@ class _Event:
         return size if left - size >= self._least[group] else 0
 
     def _worth(self, group: int) -> float:
-        """Mean score of the next block per byte that one of its units holds."""
+        """Mean score of the next block over what it frees."""
         size, gone = self._size(group), self._gone[group]
-        freed = self._memory.saving(group, size) / size
+        freed = self._freed(group, size)
         mean = float(self._scores[self._orders[group][gone : gone + size]].mean())
         return mean / freed if freed > 0 else float("inf")
 
+    def _freed(self, group: int, size: int) -> float:
+        """What one unit frees: the geometric mean of its bytes and of what it saves of the budgets that do not hold."""
+        return sqrt(max(0.0, self._memory.saving(group, size) * self._final.saving(group, size))) / size
+
     def _median(self) -> float:
-        """Median score per byte over all units that are there."""
+        """Median worth over all units that are there."""
         found = []
         for group, order in enumerate(self._orders):
-            freed = self._memory.saving(group, 1)
+            freed = self._freed(group, 1)
             if freed > 0:
                 found.append(self._scores[order] / freed)
         return float(np.median(np.concatenate(found))) if found else 0.0
