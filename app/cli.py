@@ -1,5 +1,6 @@
 """`espalier`: serve, prune, jobs, report, models, devices, agent, doctor. Over HTTP; it never loads torch itself."""
 
+import functools
 import itertools
 import json
 import os
@@ -49,7 +50,9 @@ def serve(**given: Any) -> None:
 @click.option("--target", required=True, help="What must remain: flops=50%, macs=62M, params=1.2M; joined by commas.")
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A .zip or .npz of samples.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The pruned ONNX.")
-@click.option("--method", default="auto", show_default=True, help="auto, magnitude or random.")
+@click.option(
+    "--method", default="auto", show_default=True, help="auto, easiedge, lcp, dynhp, taylor, magnitude or random."
+)
 @click.option(
     "--steps", type=click.IntRange(min=0), default=None, help="Fine-tuning steps; 0 for none.  [default: chosen]"
 )
@@ -61,6 +64,9 @@ def serve(**given: Any) -> None:
     "--spec", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON of further job fields."
 )
 @click.option("--local", is_flag=True, help="Prune in a child of this command; no service needed.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="With --local: torch threads."
+)
 @_url
 @_key
 def prune(  # noqa: PLR0913  # each option of the command is one argument
@@ -75,6 +81,7 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     seed: int,
     spec: Path | None,
     local: bool,
+    threads: int,
     url: str,
     key: str | None,
 ) -> None:
@@ -86,7 +93,7 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     if round_to is not None:
         asked["export"] = {**asked.get("export", {}), "round_to": round_to}
     console = Console(stderr=True)
-    ask = _prune_locally if local else _prune_remotely(Client(url, key))
+    ask = _prune_locally(threads) if local else _prune_remotely(Client(url, key))
     with JobProgress(console) as bar:
         result = _reported(console, lambda: ask(network, data, asked, output, bar.show))
     Console().print(result_table(result))
@@ -95,10 +102,11 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     console.print(f"wrote {output}")
 
 
-def _prune_locally(network: Path, data: Path | None, asked: Job, output: Path, show: Show) -> Job:
+def _prune_locally(num_threads: int) -> Ask:
+    """Return the way without a service."""
     from app.local import prune_locally  # noqa: PLC0415  # only this flag needs it
 
-    return prune_locally(network, data, asked, output, show)
+    return functools.partial(prune_locally, num_threads=num_threads)
 
 
 def _prune_remotely(client: Client) -> Ask:

@@ -20,7 +20,13 @@ Line = dict[str, Any]
 
 
 def prune_locally(
-    network: Path, data: Path | None, asked: Mapping[str, Any], output: Path, on_progress: Callable[[Line], None]
+    network: Path,
+    data: Path | None,
+    asked: Mapping[str, Any],
+    output: Path,
+    on_progress: Callable[[Line], None],
+    *,
+    num_threads: int = 1,
 ) -> dict[str, Any]:
     """Prune `network` in a child of this process, write the result to `output`, return the job's result.
 
@@ -41,6 +47,7 @@ def prune_locally(
             "network": str(network.resolve()),
             "dataset": str(data.resolve()) if data else None,
             "out": f"{folder}/out",
+            "num_threads": num_threads,
         }
         order_file = Path(folder, "order.json")
         order_file.write_text(json.dumps(order))

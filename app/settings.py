@@ -83,7 +83,9 @@ class Settings(BaseSettings):
         None, description="Memory one attempt's process may use, in bytes. Empty: nine tenths of what the host has."
     )
     child_file_bytes: int = Field(16 * GIB, gt=0, description="Largest file one attempt may write, in bytes.")
-    child_threads: int = Field(0, ge=0, description="Threads one attempt may compute with; 0 means every core.")
+    child_threads: int = Field(
+        1, ge=0, description="Threads one attempt computes with; more pay for large networks only. 0 means every core."
+    )
     workers: int = Field(1, ge=0, description="Workers that `espalier serve` starts; each runs one job at a time.")
     sandbox_required: str = Field(
         "", description="Sandbox layers without which no attempt starts, joined by commas, such as network,filesystem."

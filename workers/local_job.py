@@ -26,7 +26,7 @@ def order_of(written: dict[str, Any], out: Path, scratch: Path) -> Order:
         spec=written["spec"],
         seed=int(written.get("seed", 0)),
         limits=Limits(memory_bytes=memory, cpu_seconds=None, file_bytes=None, open_files=None, nice=0),
-        num_threads=int(written.get("num_threads") or os.cpu_count() or 1),
+        num_threads=int(written.get("num_threads") or 1),
         network=network,
         dataset=dataset,
         out=out,

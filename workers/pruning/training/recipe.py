@@ -21,7 +21,7 @@ MOMENTUM: Final = 0.9
 WEIGHT_DECAY: Final = 5e-4
 MIN_STEPS: Final = 40
 MAX_STEPS: Final = 600
-MAX_EPOCHS: Final = 60
+MAX_EPOCHS: Final = 30
 
 # The work of the default budget, in multiply-adds. One core does about 1e11 a second on convolutions in bfloat16, so
 # 9e12 is a minute and a half; a GPU does some hundred times as much.
