@@ -297,8 +297,14 @@ def main(given: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        """End at once, out of a long poll too: whatever is cut short is as safe as if it had been killed."""
+        stop.set()
+        raise Stopped
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, ask_to_stop)
     folder = WorkFolder(path=asked.work_dir or _default_folder(asked.token))
     link = Link(url=asked.url, token=asked.token, stop=stop)
     try:

@@ -39,7 +39,7 @@ FOREIGN = onnx_bytes(CHAIN.replace("Relu (c1)", "Frobnicate (c1)"))
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
     """Short leases and polls."""
-    return quick(tmp_path, database_url, device_lease=2, max_wait_seconds=2, database_timeout=5)
+    return quick(tmp_path, database_url, device_lease=2, max_wait_seconds=20, database_timeout=5)
 
 
 @pytest.fixture
@@ -293,6 +293,16 @@ def test_two_agents_do_not_share_a_folder(bench: Bench, url: str) -> None:
 
     assert done.returncode == 3
     assert "--work-dir" in done.stderr
+
+
+@ON_SQLITE
+def test_an_agent_that_waits_stops_when_told(bench: Bench, url: str) -> None:
+    """SIGTERM in the middle of a long poll ends it with status 0, without waiting for the poll's end."""
+    with bench.agent(url) as agent:
+        wait_for(lambda: bench.services.devices.get(TENANT, bench.device).state == "online")
+        agent.terminate()
+
+        assert agent.wait(5) == 0
 
 
 @ON_SQLITE
