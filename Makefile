@@ -1,4 +1,4 @@
-# Five words: demo, test, check, serve, bench. Each does its own set-up in .venv.
+# Six words: demo, test, check, serve, bench, docs. Each does its own set-up in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +40,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/coverage.py
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run_all.py
+	$(BIN)/python -m benchmarks.run_all
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache
