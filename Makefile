@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check serve bench docs clean
+.PHONY: demo test check serve bench docs fuzz clean
 .DEFAULT_GOAL := help
 help:
 	@echo "make demo    prune a real network over HTTP (MODEL= DATA= TARGET= for your own)"
@@ -27,6 +27,9 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+fuzz: $(STAMP)
+	ESPALIER_FUZZ_GRAPHS=2000 $(BIN)/python -m pytest -q -n 0 tests/matrix/test_random_graphs.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
