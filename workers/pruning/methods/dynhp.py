@@ -13,7 +13,7 @@ from workers.pruning.allocation.budget import figure
 from workers.pruning.errors import InvalidDataset, PruningError
 from workers.pruning.graph import cost, renormalise
 from workers.pruning.groups.cost_model import activation_elements
-from workers.pruning.methods.marginal import rules, shrunk
+from workers.pruning.methods.marginal import RankBy, rules, shrunk
 from workers.pruning.methods.shrinking import Schedule, held_terms, positions, relative, trainable, widths
 from workers.pruning.methods.task import Outcome, Stage, Task
 from workers.pruning.scores.collect import Edit, find_sites
@@ -51,6 +51,7 @@ class _Options:
     reuse_memory: bool
     from_scratch: bool
     scale_learning_rate: bool
+    rank_by: RankBy
     marginal: float
     schedule: Schedule
 
@@ -66,13 +67,14 @@ class _State:
     points: list[dict[str, Json]] = field(default_factory=list)
 
 
-def dynhp(
+def dynhp(  # noqa: PLR0913 - a job's options, one to one
     task: Task,
     *,
     memory_budget_bytes: int | None = None,
     reuse_memory: bool = True,
     from_scratch: bool = False,
     scale_learning_rate: bool = True,
+    rank_by: RankBy = "target",
     marginal: float = 0.1,
     prune_from: float = 0.05,
     prune_until: float = 0.6,
@@ -82,7 +84,7 @@ def dynhp(
     Source: Valerio, Nardini, Passarella, Perego, arXiv 2011.08545, JNCA 200 (2022): incremental pruning during
     training, hard (what goes is gone and its memory freed), a tunable final size, and dynamic batch sizing. No code of
     the authors is known; everything beyond that is derived. Units are ranked by the running empirical Fisher
-    information of their gates over what they hold and cost; the size follows a cubic schedule between `prune_from` and
+    information of their gates over what they cost; the size follows a cubic schedule between `prune_from` and
     `prune_until` of training; weights, statistics and momentum are sliced at every event; memory is a line in the
     batch, measured anew after every event, and the batch is solved from it. Training is counted in samples, so larger
     batches mean fewer steps. Uploaded weights are trained with the job's recipe, from scratch by cross-entropy.
@@ -102,6 +104,7 @@ def dynhp(
         reuse_memory=reuse_memory,
         from_scratch=from_scratch,
         scale_learning_rate=scale_learning_rate,
+        rank_by=rank_by,
         marginal=marginal,
         schedule=Schedule(start=prune_from, stop=max(prune_until, prune_from + 0.02)),
     )
@@ -124,6 +127,7 @@ class _Dynamic:
             round_to=task.round_to,
             min_keep=task.min_keep,
             marginal=options.marginal,
+            rank_by=options.rank_by,
         )
         self._scores = RunningScores(self._grouping.num_units, task.run.device)
         self._state = _State(keep=Keep(mask=np.ones(self._grouping.num_units, np.bool_)))

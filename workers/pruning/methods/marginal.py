@@ -1,9 +1,8 @@
-"""Which units go at an event of dynamic pruning: those that matter least for the memory that they hold."""
+"""Which units go at an event of dynamic pruning: those that matter least for what they hold or cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from workers.pruning.types import (
     Term,
 )
 
+RankBy = Literal["target", "memory"]
 LARGEST_SHARE: Final = 0.2  # of a group at one event
 
 
@@ -33,7 +33,8 @@ class Rules:
     final: tuple[Budget, ...]
     floors: tuple[int, ...]
     steps: tuple[int, ...]  # units that go at a time
-    marginal: float  # share of the median score per byte below which a unit goes in any case
+    marginal: float  # share of the median worth below which a unit goes in any case
+    rank_by: RankBy = "target"
 
 
 def rules(
@@ -44,6 +45,7 @@ def rules(
     round_to: int | None,
     min_keep: float,
     marginal: float,
+    rank_by: RankBy = "target",
 ) -> Rules:
     """Fix floors and steps: those that the runtime likes where they reach the target, single channels elsewhere."""
     aligned = round_to is None and holds(cost(model, aligned_floors(model, min_keep)), final)
@@ -54,6 +56,7 @@ def rules(
         floors=aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to),
         steps=steps_for(model, None if aligned else round_to or 1),
         marginal=marginal,
+        rank_by=rank_by,
     )
 
 
@@ -62,13 +65,12 @@ def shrunk(
 ) -> Keep:
     """Remove units until `budgets` hold, and beyond that those that are marginal; what was cut never comes back.
 
-    Source: derivation. Worth is the running gate score over the geometric mean of the bytes that a unit holds
-    during training, since memory is the budget, and of what it saves of the target: over the bytes alone, wide
-    layers with few MACs would be emptied without getting nearer to a target of MACs. A block goes while the
-    schedule's budgets do not hold, or while its worth is below a tenth of the median and the final budgets do not
-    hold yet; at most a fifth of a group at one event, but at the last one the budgets hold whatever that takes. The
-    block that makes the final budgets hold goes at the last event only: the one that saves least of all that would
-    do, and blocks that it makes unnecessary come back.
+    Source: derivation. Worth is the running gate score over what a unit saves of the target, or over the bytes that
+    it holds during training, since memory is the budget there (`rank_by`). A block goes while the schedule's
+    budgets do not hold, or while its worth is below a tenth of the median and the final budgets do not hold yet; at
+    most a fifth of a group at one event, but at the last one the budgets hold whatever that takes. The block that
+    makes the final budgets hold goes at the last event only: the one that saves least of all that would do, and
+    blocks that it makes unnecessary come back.
 
     Shapes: scores (num_units,).
     """
@@ -158,8 +160,9 @@ class _Event:
         return mean / freed if freed > 0 else float("inf")
 
     def _freed(self, group: int, size: int) -> float:
-        """What one unit frees: the geometric mean of its bytes and of what it saves of the budgets that do not hold."""
-        return sqrt(max(0.0, self._memory.saving(group, size) * self._final.saving(group, size))) / size
+        """What one unit frees: of the target, summed over the budgets that do not hold, or bytes of training."""
+        ledger = self._final if self._rules.rank_by == "target" else self._memory
+        return ledger.saving(group, size) / size
 
     def _median(self) -> float:
         """Median worth over all units that are there."""

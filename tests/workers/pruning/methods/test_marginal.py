@@ -28,7 +28,7 @@ GROUPING = Grouping(
     frozen=(),
 )
 WHOLE = Keep(mask=np.ones(30, np.bool_))
-SCORES = np.concatenate([8.0 * np.arange(1, 11), np.arange(1, 21)]).astype(float)  # per byte 1..10 and 1..20
+SCORES = np.concatenate([8.0 * np.arange(1, 11), np.arange(1, 21)]).astype(float)  # per MAC 0.8..8 and 1..20
 
 
 def event(budget, *, final=60.0, scores=SCORES, keep=WHOLE, last=False, marginal=0.0):
@@ -42,8 +42,8 @@ def widths(keep):
     return [int(keep.mask[:10].sum()), int(keep.mask[10:].sum())]
 
 
-def test_the_least_score_per_byte_goes_first():
-    """From 120 MACs to 109: the two units worth 1 per byte, one of each group, save 11."""
+def test_the_least_score_per_saving_goes_first():
+    """From 120 MACs to 109: the two units worth 0.8 and 1 per MAC, one of each group, save 11."""
     keep = event(109.0)
 
     assert widths(keep) == [9, 19]
@@ -99,3 +99,29 @@ def test_widths_are_multiples_of_the_step(round_to):
 
     assert [width % round_to for width in widths(keep)] == [0, 0]
     assert cost(MODEL, widths(keep)).macs <= 96
+
+
+def test_bytes_can_decide_instead():
+    """A unit of the first group holds 8 bytes and costs 1 MAC here: by bytes it goes first, by MACs the other.
+
+    The last of three finishes the work; both groups save as much by it, so it comes from the first.
+    """
+    cheap = CostModel(
+        widths=(10, 20), macs=(linear(0, 1.0), linear(1, 1.0)), params=(linear(0, 1.0),), size_bytes=(), peak=()
+    )
+    scores, budget = np.repeat([4.0, 2.0], [10, 20]), (Budget(metric=Metric.MACS, limit=27.0),)
+    found = {
+        by: widths(
+            shrunk(
+                rules(GROUPING, cheap, budget, round_to=1, min_keep=0.1, marginal=0.0, rank_by=by),
+                WHOLE,
+                scores,
+                HELD,
+                (Budget(metric=Metric.MACS, limit=27.0),),
+                last=True,
+            )
+        )
+        for by in ("target", "memory")
+    }
+
+    assert found == {"memory": [7, 20], "target": [9, 18]}
