@@ -39,7 +39,7 @@ class DynhpOptions(BaseModel):
     from_scratch: bool = Field(default=False, description="Forget the uploaded weights; needs labels.")
     scale_learning_rate: bool = Field(default=True, description="The rate grows with the square root of the batch.")
     rank_by: Literal["target", "memory"] = Field(
-        default="target", description="Scores are taken over what a channel saves of the target, or the bytes it holds."
+        default="memory", description="Scores are taken over the bytes a channel holds, or what it saves of the target."
     )
     marginal: float = Field(
         default=0.1, ge=0, le=1, description="Share of the median worth below which a channel always goes."

@@ -28,7 +28,8 @@ from workers.pruning.training.loop import SECONDS_BETWEEN_RECORDS, Finetuned
 from workers.pruning.training.recipe import Recipe, Workload, activation_bytes, choose
 from workers.pruning.types import Budget, Json, Keep, Memo, Metric, Phase
 
-SCRATCH_RATE: Final = 0.05  # from scratch, where the job names none
+SCRATCH_RATE: Final = 0.01  # from scratch, where the job names none
+WARM_UP: Final = 0.05  # of training from scratch
 MOST_RISE: Final = 0.15  # of the loss between two events, above which an event waits
 MOST_WAITS: Final = 2  # events in a row
 LEAST_LOSS: Final = 0.05  # of an uninformed network's loss; below it a rise means nothing
@@ -74,7 +75,7 @@ def dynhp(  # noqa: PLR0913 - a job's options, one to one
     reuse_memory: bool = True,
     from_scratch: bool = False,
     scale_learning_rate: bool = True,
-    rank_by: RankBy = "target",
+    rank_by: RankBy = "memory",
     marginal: float = 0.1,
     prune_from: float = 0.05,
     prune_until: float = 0.6,
@@ -84,7 +85,7 @@ def dynhp(  # noqa: PLR0913 - a job's options, one to one
     Source: Valerio, Nardini, Passarella, Perego, arXiv 2011.08545, JNCA 200 (2022): incremental pruning during
     training, hard (what goes is gone and its memory freed), a tunable final size, and dynamic batch sizing. No code of
     the authors is known; everything beyond that is derived. Units are ranked by the running empirical Fisher
-    information of their gates over what they cost; the size follows a cubic schedule between `prune_from` and
+    information of their gates over the bytes that they hold; the size follows a cubic schedule between `prune_from` and
     `prune_until` of training; weights, statistics and momentum are sliced at every event; memory is a line in the
     batch, measured anew after every event, and the batch is solved from it. Training is counted in samples, so larger
     batches mean fewer steps. Uploaded weights are trained with the job's recipe, from scratch by cross-entropy.
@@ -261,8 +262,15 @@ class _Dynamic:
             progress.rate_factor *= batch_size.rate_factor(now, progress.batch_size)
 
     def _rate(self) -> float:
-        """Constant up to the last event, then a cosine to zero; larger batches have larger rates."""
+        """Constant up to the last event, then a cosine to zero; larger batches have larger rates.
+
+        From scratch it rises to that in the first twentieth: the full rate at once leaves layers without normalisation
+        with units that never answer again, which then look marginal.
+        """
         rate = self._trainer.recipe.learning_rate * self._trainer.progress.rate_factor
+        if self._options.from_scratch:
+            progress = self._trainer.progress
+            rate *= min(1.0, (progress.samples + progress.batch_size) / (WARM_UP * self._trainer.total_samples))
         beyond = (self._trainer.fraction - self._schedule.stop) / (1.0 - self._schedule.stop)
         return rate * 0.5 * (1.0 + math.cos(math.pi * beyond)) if beyond > 0 else rate
 
@@ -297,7 +305,7 @@ class _Dynamic:
 
     def _record(self) -> None:
         memo, state = self._trainer.memo(), self._state
-        arrays = {**memo.arrays, "keep": state.keep.mask, "scores": self._scores.values}
+        arrays = {**memo.arrays, "keep": state.keep.mask, "scores": self._scores.averages}
         events: dict[str, Json] = {
             "done": state.done,
             "waited": state.waited,

@@ -46,11 +46,22 @@ def test_gradients_of_the_weights_stay_as_they_are():
 
 def test_it_is_an_exponential_average():
     """After two steps with gradient squares 1 and 4 the average is 0.9 x 0.1 x 1 + 0.1 x 4, and it can be continued."""
-    scores = RunningScores(1, "cpu", np.array([0.0]))
+    scores = RunningScores(1, "cpu")
     for gradient in (1.0, 2.0):
         scores.edits([], 1)
         scores._gradients[:] = gradient
         scores.take()
 
     assert scores.values == pytest.approx([0.49])
-    assert RunningScores(1, "cpu", scores.values).values == pytest.approx([0.49])
+    assert RunningScores(1, "cpu", scores.averages).values == pytest.approx([0.49])
+
+
+def test_a_unit_that_stops_answering_is_soon_worth_nothing():
+    """One step with gradient 100, ten without: 0.9^10 of the first would be left, the lesser average has 0.5^10."""
+    scores = RunningScores(1, "cpu")
+    for gradient in (100.0, *[0.0] * 10):
+        scores.edits([], 1)
+        scores._gradients[:] = gradient
+        scores.take()
+
+    assert scores.values == pytest.approx([0.5 * 100.0**2 * 0.5**10])
