@@ -15,8 +15,8 @@ help:
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[worker,embedded,demo,dev]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[worker,embedded,demo,dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP)
