@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
-import onnx_ir as ir
 
 from workers.pruning.allocation.budget import cost as cost_at
 from workers.pruning.allocation.budget import figure
-from workers.pruning.errors import InvalidDataset, PruningError
-from workers.pruning.graph import cost, renormalise
+from workers.pruning.graph import renormalise
 from workers.pruning.groups.cost_model import activation_elements
 from workers.pruning.methods.marginal import RankBy, rules, shrunk
+from workers.pruning.methods.regime import require_training, training_recipe
 from workers.pruning.methods.shrinking import Schedule, held_terms, positions, relative, trainable, widths
 from workers.pruning.methods.task import Outcome, Stage, Task
 from workers.pruning.scores.collect import Edit, find_sites
@@ -25,23 +24,14 @@ from workers.pruning.training import batch_size
 from workers.pruning.training.dynamic import DynamicTrainer
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.loop import SECONDS_BETWEEN_RECORDS, Finetuned
-from workers.pruning.training.recipe import Recipe, Workload, activation_bytes, choose
 from workers.pruning.types import Budget, Json, Keep, Memo, Metric, Phase
 
-SCRATCH_RATE: Final = 0.01  # from scratch, where the job names none
 WARM_UP: Final = 0.05  # of training from scratch
 MOST_RISE: Final = 0.15  # of the loss between two events, above which an event waits
 MOST_WAITS: Final = 2  # events in a row
 LEAST_LOSS: Final = 0.05  # of an uninformed network's loss; below it a rise means nothing
 STEP_NAME: Final = "dynhp"
 SETTLED_NAME: Final = "dynhp-settled"  # the network right after the last event
-
-
-class TrainingNeeded(PruningError):
-    """A job that forbids training, for a method that is training."""
-
-    code = "training-needed"
-    title = "This method needs training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +89,7 @@ def dynhp(  # noqa: PLR0913 - a job's options, one to one
         SurgeryCheckFailed: cut and masked networks differ.
         TrainingDiverged: the loss is no longer finite.
     """
-    _require_training(task, from_scratch=from_scratch)
+    require_training(task, from_scratch=from_scratch)
     options = _Options(
         memory_budget_bytes=memory_budget_bytes,
         reuse_memory=reuse_memory,
@@ -132,7 +122,7 @@ class _Dynamic:
         )
         self._scores = RunningScores(self._grouping.num_units, task.run.device)
         self._state = _State(keep=Keep(mask=np.ones(self._grouping.num_units, np.bool_)))
-        recipe = _recipe(task, self._start, from_scratch=options.from_scratch)
+        recipe = training_recipe(task, self._start, from_scratch=options.from_scratch)
         teacher = None if options.from_scratch else task.graph
         self._trainer = DynamicTrainer(
             self._start, teacher, task.data.train, recipe, batch_size=recipe.batch_size, run=task.run
@@ -363,39 +353,3 @@ class _Dynamic:
             "steps": self._trainer.progress.steps,
             "events": points,
         }
-
-
-def _recipe(task: Task, start: ir.Model, *, from_scratch: bool) -> Recipe:
-    """The job's recipe; from scratch it is cross-entropy, with a rate for networks that know nothing."""
-    settings = task.finetune
-    if from_scratch:
-        rate = settings.learning_rate or SCRATCH_RATE
-        settings = replace(settings, distillation=0.0, temperature=None, learning_rate=rate)
-    workload = Workload(
-        student_macs=cost.count(start).macs,
-        teacher_macs=0 if from_scratch else cost.count(task.graph).macs,
-        num_nodes=len(list(start.graph)) + (0 if from_scratch else len(list(task.graph.graph))),
-        activation_bytes=activation_bytes(start),
-        num_samples=len(task.data.train),
-        labelled=task.data.train.labels is not None,
-        device=task.run.device,
-    )
-    return choose(settings, workload, task.head)
-
-
-def _require_training(task: Task, *, from_scratch: bool) -> None:
-    if task.finetune.steps == 0:
-        raise TrainingNeeded(
-            "Dynamic pruning cuts while it trains",
-            where="finetune.steps",
-            actual=0,
-            allowed="1 or more",
-            advice="Leave finetune.steps out, or use another method.",
-        )
-    if from_scratch and (task.data.train.labels is None or not task.head.is_classification):
-        raise InvalidDataset(
-            "Training from scratch needs labels and an output with one score per class",
-            where="options.from_scratch",
-            actual="no labels" if task.data.train.labels is None else "another kind of output",
-            advice="Upload labelled data, or start from the uploaded weights.",
-        )

@@ -13,7 +13,8 @@ from workers.pruning.errors import InvalidDataset, OutOfMemory
 from workers.pruning.graph import cost
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.groups.find import find
-from workers.pruning.methods.dynhp import TrainingNeeded, dynhp
+from workers.pruning.methods.dynhp import dynhp
+from workers.pruning.methods.regime import TrainingNeeded
 from workers.pruning.methods.shrinking import Schedule, relative
 from workers.pruning.surgery.cut import cut
 from workers.pruning.training.samples import Samples
