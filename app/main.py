@@ -8,6 +8,7 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
 
 from app.api import (
     artifacts,
@@ -23,6 +24,7 @@ from app.api import (
     openapi,
 )
 from app.api.deps import Parts
+from app.api.poll import UnchangedPollMiddleware
 from app.api.request_id import RequestIdMiddleware
 from app.api.watch import JobWatch, at_once, in_a_thread
 from app.db.migrate import migrate
@@ -59,10 +61,16 @@ def create_app(settings: Settings, services: Services | None = None, *, migrates
     for module in _ROUTERS:
         app.include_router(module.router)
     error_handlers.install(app)
+    app.add_middleware(UnchangedPollMiddleware, watch=_watch_of)
     app.add_middleware(error_handlers.UnhandledErrorMiddleware)
     app.add_middleware(RequestIdMiddleware)  # added last, so outermost: every answer passes it
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     return app
+
+
+def _watch_of(scope: Scope) -> JobWatch:
+    parts: Parts = scope["app"].state.parts
+    return parts.watch
 
 
 def parts_of(services: Services) -> Parts:

@@ -1,7 +1,7 @@
 """What routes are given: the service's parts, who calls, and parameters that several routes share."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Header, Query, Request
@@ -45,6 +45,9 @@ class Caller:
     tenant: str
 
 
+ANONYMOUS: Final = Caller(tenant="default")
+
+
 # Coroutines, because FastAPI would run plain functions in a thread: one hop more for each request.
 async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
@@ -57,7 +60,7 @@ PartsDep = Annotated[Parts, Depends(_parts)]
 async def _caller(request: Request) -> Caller:
     if _bearer(request).startswith(TOKEN_PREFIX):
         raise DeviceTokenMisplaced("A device's token opens the device's own leases and nothing else.")
-    return Caller(tenant="default")
+    return ANONYMOUS
 
 
 def _bearer(request: Request) -> str:

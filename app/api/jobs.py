@@ -17,6 +17,7 @@ from app.api.job_form import submit_form
 from app.api.json_body import read_json
 from app.api.once import Answer, once
 from app.api.openapi import answer, bare, job_body, json_body, problems
+from app.api.poll import poll_headers
 from app.api.receive import MULTIPART, content_type, take_json
 from app.db.tables import JobRow
 from app.domain.job import TERMINAL, JobState
@@ -25,8 +26,6 @@ from app.errors import NotFound
 from app.services.idempotency import Ticket
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-_POLL_SECONDS = 1  # progress is written once a second at most
 
 
 class JobsQuery(BaseModel):
@@ -54,13 +53,8 @@ class JobQuery(BaseModel):
 
 def job_response(row: JobRow, *, status: int = HTTPStatus.OK) -> JSONResponse:
     """A job as it is sent: with its version, and when to ask again."""
-    headers = _poll_headers(row.version, ended=row.state in TERMINAL)
+    headers = poll_headers(row.version, ended=row.state in TERMINAL)
     return JSONResponse(documents.job(row), status_code=status, headers=headers)
-
-
-def _poll_headers(version: int, *, ended: bool) -> dict[str, str]:
-    headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
-    return headers if ended else {**headers, "Retry-After": str(_POLL_SECONDS)}
 
 
 @router.post(
@@ -96,7 +90,7 @@ def _recover(parts: Parts, caller: Caller, job_id: str) -> Answer:
 
 
 def _accepted(row: JobRow) -> Answer:
-    headers = _poll_headers(row.version, ended=row.state in TERMINAL)
+    headers = poll_headers(row.version, ended=row.state in TERMINAL)
     return Answer(
         status=HTTPStatus.ACCEPTED,
         body=documents.text(documents.job(row)),
@@ -160,7 +154,7 @@ async def get_job(
             raise NotFound(f"There is no job {job_id}.")
         version, state = found
         if matches(if_none_match, f'"{version}"'):
-            headers = _poll_headers(version, ended=state in TERMINAL)
+            headers = poll_headers(version, ended=state in TERMINAL)
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return job_response(await run_in_threadpool(parts.services.jobs.get, caller.tenant, job_id))
 
