@@ -78,8 +78,6 @@ class Child:
             ProtocolBroken: a line is too long or not an event.
         """
         events: list[dict[str, Json]] = []
-        if self.death is None:
-            self.peak_rss_bytes = max(self.peak_rss_bytes, _own_peak(self.process.pid))
         if not self.selector.get_map():
             time.sleep(timeout)
             return events
