@@ -8,8 +8,6 @@ times, and their difference as seconds and share. Bound: 5 % or 2 s, whichever i
 
 import argparse
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,9 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
-
 from app.client import Client
+from examples.demo import service
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUND_SECONDS, BOUND_SHARE = 2.0, 0.05
@@ -64,18 +61,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="espalier-overhead-") as folder:
         place = Path(folder)
         subprocess.run([sys.executable, ROOT / "examples" / "digits.py", place], check=True, capture_output=True)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        environment = os.environ | {"ESPALIER_DATA_DIR": str(place / "data"), "ESPALIER_PORT": str(port)}
-        service = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve"], env=environment, cwd=ROOT,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            rounds = measure(f"http://127.0.0.1:{port}", place, asked.steps, asked.rounds)
-        finally:
-            service.terminate()
-            service.wait(timeout=60)
+        with service(place / "data") as client:
+            rounds = measure(client, place, asked.steps, asked.rounds)
     bare, served = (statistics.median(column) for column in zip(*rounds, strict=True))
     added = served - bare
     print(f"median of {asked.rounds}: bare {bare:.1f} s, served {served:.1f} s")
@@ -85,11 +72,8 @@ def main() -> None:
     )
 
 
-def measure(url: str, place: Path, steps: int, rounds: int) -> list[tuple[float, float]]:
+def measure(client: Client, place: Path, steps: int, rounds: int) -> list[tuple[float, float]]:
     """Return (bare, served) seconds of each round."""
-    while not answers(url):
-        time.sleep(0.2)
-    client = Client(url)
     model = client.upload_model(place / "digits.onnx")["id"]
     dataset = client.upload_dataset(place / "digits.npz")["id"]
     while "analysing" in (client.model(model)["state"], client.dataset(dataset)["state"]):
@@ -99,14 +83,6 @@ def measure(url: str, place: Path, steps: int, rounds: int) -> list[tuple[float,
         figures.append((bare_seconds(place, steps), served_seconds(client, model, dataset, steps)))
         print(f"round {number + 1}: bare {figures[-1][0]:.1f} s, served {figures[-1][1]:.1f} s", flush=True)
     return figures
-
-
-def answers(url: str) -> bool:
-    """Say whether the service is ready."""
-    try:
-        return httpx.get(f"{url}/readyz", timeout=2).is_success
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from workers.pruning.allocation.budget import reachable
 from workers.pruning.graph import cost, head, load
-from workers.pruning.groups.cost_model import cost_model
+from workers.pruning.groups.cost_model import cost_model, to_json
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
-from workers.pruning.types import Cost, CostModel, Grouping, Json, Metric, TensorSpec, Term
+from workers.pruning.types import Cost, CostModel, Json, Metric, TensorSpec
 
 DEFAULT_MIN_KEEP: Final = 0.1
 
@@ -35,7 +35,7 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
         "reachable": smallest_ratios(model, before),
         "head": "classification" if outputs.is_classification else "other",
         "warnings": [],
-        "cost_model": cost_model_json(model, grouping),
+        "cost_model": to_json(model, grouping),
     }
 
 
@@ -62,25 +62,3 @@ def smallest_ratios(model: CostModel, before: Cost) -> dict[str, Json]:
     return {
         f"{name}_min_ratio": smallest[metric] / max(1, getattr(before, metric.value)) for name, metric in names.items()
     }
-
-
-def cost_model_json(model: CostModel, grouping: Grouping) -> dict[str, Json]:
-    """Give the cost model as plain JSON, with the ids of the groups in the order of its widths.
-
-    A term is `[coefficient, [[fixed, [[group, positions per channel], ...]], ...]]`, as app.domain.plan reads it.
-    """
-    return {
-        "group_ids": [group.id for group in grouping.groups],
-        "widths": list(model.widths),
-        "macs": _terms(model.macs),
-        "params": _terms(model.params),
-        "size_bytes": _terms(model.size_bytes),
-        "peak": [_terms(step) for step in model.peak],
-    }
-
-
-def _terms(terms: Sequence[Term]) -> list[Json]:
-    return [
-        [term.coefficient, [[length.fixed, [list(part) for part in length.parts]] for length in term.lengths]]
-        for term in terms
-    ]

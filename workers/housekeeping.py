@@ -4,14 +4,12 @@ Bells that could not be rung are rung again, jobs of lost workers go back to the
 and content that nothing names is collected. Each chore is safe to run twice and in several processes at once.
 """
 
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import FrameType
 from typing import Final
 
 import structlog
@@ -22,6 +20,7 @@ from app.services.assembly import Services, open_services
 from app.settings import Settings
 from app.storage.local import LocalStore
 from workers.folders import remove_abandoned
+from workers.stopping import stop_event
 
 _FOLDER_AGE: Final = timedelta(seconds=60)
 _UPLOAD_AGE: Final = timedelta(hours=24)
@@ -99,14 +98,7 @@ def main() -> int:
     """Keep house for the service that the environment describes."""
     settings = Settings()
     configure_logging(level=settings.log_level, json=settings.log_json)
-    stop = threading.Event()
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_to_stop)
+    stop = stop_event()
     services = open_services(settings)
     try:
         keep_house(services, stop)

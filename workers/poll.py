@@ -1,13 +1,11 @@
 """`python -m workers.poll`: a worker without a broker; it looks into the database once in a while."""
 
-import signal
 import sys
-import threading
-from types import FrameType
 
 from app.logs import configure_logging
 from app.settings import Settings
 from workers.consumer import Consumer
+from workers.stopping import stop_event
 from workers.supervisor import open_supervisor
 
 
@@ -15,14 +13,7 @@ def main() -> int:
     """Work until told to stop; then the job at hand goes back to its queue, with its checkpoints."""
     settings = Settings()
     configure_logging(level=settings.log_level, json=settings.log_json)
-    stop = threading.Event()
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_to_stop)
+    stop = stop_event()
     with open_supervisor(settings, bell="silent", stopping=stop.is_set) as supervisor:
         Consumer(supervisor=supervisor, stopping=stop.is_set).look_forever(settings.poll_seconds)
     return 0

@@ -9,9 +9,8 @@ from app.domain import plan
 from app.domain.methods import ExportOptions
 from app.domain.target import Metric
 from tests import networks
-from workers.analysis import cost_model_json
 from workers.pruning.allocation import budget
-from workers.pruning.groups.cost_model import cost_model
+from workers.pruning.groups.cost_model import cost_model, to_json
 from workers.pruning.groups.find import find
 from workers.pruning.types import CostModel
 
@@ -22,7 +21,7 @@ def models(request: pytest.FixtureRequest) -> tuple[CostModel, plan.CostModel]:
     graph = networks.graph(request.param)
     grouping = find(graph)
     engine = cost_model(graph, grouping)
-    return engine, plan.read_cost_model(json.loads(json.dumps(cost_model_json(engine, grouping))))
+    return engine, plan.read_cost_model(json.loads(json.dumps(to_json(engine, grouping))))
 
 
 def test_costs_agree_for_any_widths(models: tuple[CostModel, plan.CostModel]) -> None:

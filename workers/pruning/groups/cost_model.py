@@ -196,7 +196,10 @@ def _merged(products: Iterable[tuple[float, _Axes]]) -> tuple[Term, ...]:
 
 
 def to_json(model: CostModel, grouping: Grouping) -> dict[str, Json]:
-    """The model as plain data: a term is [coefficient, [[fixed, [[group index, positions], ...]], ...]]."""
+    """The model as plain data: a term is [coefficient, [[fixed, [[group index, positions], ...]], ...]].
+
+    The groups' ids stand in the order of the widths. `app.domain.plan` reads this form.
+    """
     return {
         "widths": list(model.widths),
         "group_ids": [group.id for group in grouping.groups],

@@ -22,6 +22,7 @@ from workers.pruning.training.data import Samples
 from workers.pruning.training.loop import LARGEST_GRADIENT, NUM_PROBES, CurvePoint
 from workers.pruning.training.memory import BYTES, MemoryModel, Saved, measure
 from workers.pruning.training.objective import Objective
+from workers.pruning.training.optimizer import optimizer_of
 from workers.pruning.training.recipe import Recipe
 from workers.pruning.types import AnyArray, IntArray, Json, Memo, Run
 
@@ -207,7 +208,7 @@ class DynamicTrainer:
         self._graph = graph
         placed = GraphModule(graph).to(self._run.device)
         self._network: GraphModule = placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub has no overload for it
-        self._optimizer = _optimizer(self._network, self.recipe)
+        self._optimizer = optimizer_of(self._network, self.recipe)
 
     def _fill(self, values: Mapping[str, torch.Tensor], momentum: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
@@ -314,17 +315,6 @@ def _completed(recipe: Recipe, teacher: GraphModule | None, probes: Sequence[tor
     with torch.no_grad(), precision.arithmetic(recipe.precision, device):
         max_shift, flip = views.understood(probes[0], lambda images: teacher(images)[0].argmax(dim=1))
     return replace(recipe, max_shift=max_shift, flip=flip)
-
-
-def _optimizer(network: GraphModule, recipe: Recipe) -> torch.optim.SGD:
-    """Give SGD with Nesterov momentum; only matrices and filters decay, not biases and norms."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.SGD(filled, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
 
 
 def _sliced(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:

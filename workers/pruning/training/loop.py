@@ -20,6 +20,7 @@ from workers.pruning.graph.head import Head
 from workers.pruning.training import precision, views
 from workers.pruning.training.data import Dataset, Samples
 from workers.pruning.training.objective import Objective
+from workers.pruning.training.optimizer import optimizer_of
 from workers.pruning.training.recipe import (
     FinetuneSettings,
     Recipe,
@@ -133,7 +134,7 @@ class _Trainer:
         self._probes = self._inputs(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64))
         self.recipe = self._completed(recipe)
         self._objective = Objective(self.recipe, self._outputs(self._teacher, self._probes))
-        self._optimizer = _optimizer(self._student, self.recipe)
+        self._optimizer = optimizer_of(self._student, self.recipe)
         self._anchors = _anchored(self._student, pull)
         self._step = 0
         self._loss_sum, self._loss_count = 0.0, 0
@@ -307,17 +308,6 @@ def _placed(network: GraphModule, device: str) -> GraphModule:
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def _optimizer(network: GraphModule, recipe: Recipe) -> torch.optim.SGD:
-    """Give SGD with Nesterov momentum; only matrices and filters decay, not biases and norms."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.SGD(filled, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
 
 
 def _anchored(network: GraphModule, pull: Pull | None) -> list[Tensors]:

@@ -121,12 +121,12 @@ def gemm(state: Propagation, node: ir.Node) -> None:
     """A x B + C, either matrix possibly transposed; either may be a weight."""
     swap_a, swap_b = integer(node, "transA", 0) == 1, integer(node, "transB", 0) == 1
     if is_weight(node, 1):
-        made = _times_weight(
-            state, node, state.input(node, 0), source_axis=0 if swap_a else 1, in_axis=1 if swap_b else 0
+        made = _with_weight(
+            state, node, state.input(node, 0), position=1, source_axis=0 if swap_a else 1, in_axis=1 if swap_b else 0
         )
     elif is_weight(node, 0):
-        made = _weight_times(
-            state, node, state.input(node, 1), source_axis=1 if swap_b else 0, in_axis=0 if swap_a else 1
+        made = _with_weight(
+            state, node, state.input(node, 1), position=0, source_axis=1 if swap_b else 0, in_axis=0 if swap_a else 1
         )
     else:
         left, right = state.input(node, 0), state.input(node, 1)
@@ -143,36 +143,32 @@ def matmul(state: Propagation, node: ir.Node) -> None:
     if is_weight(node, 1):
         _, shape = weight(node, 1)
         source = state.input(node, 0)
-        made = _times_weight(state, node, source, source_axis=source.ndim - 1, in_axis=max(len(shape) - 2, 0))
+        made = _with_weight(
+            state, node, source, position=1, source_axis=source.ndim - 1, in_axis=max(len(shape) - 2, 0)
+        )
     elif is_weight(node, 0):
         _, shape = weight(node, 0)
         source = state.input(node, 1)
-        made = _weight_times(state, node, source, source_axis=max(source.ndim - 2, 0), in_axis=len(shape) - 1)
+        made = _with_weight(
+            state, node, source, position=0, source_axis=max(source.ndim - 2, 0), in_axis=len(shape) - 1
+        )
     else:
         made = contraction(state, state.input(node, 0), state.input(node, 1))
     state.put(node, made)
 
 
-def _times_weight(state: Propagation, node: ir.Node, source: Labels, *, source_axis: int, in_axis: int) -> Labels:
-    value, shape = weight(node, 1)
+def _with_weight(
+    state: Propagation, node: ir.Node, source: Labels, *, position: int, source_axis: int, in_axis: int
+) -> Labels:
+    """Labels of a product with the weight at input `position`; its units lie on the output's last axis or before it."""
+    value, shape = weight(node, position)
     if len(shape) < 2 or source.ndim < 2:
         raise NotUnderstood("it multiplies by a vector")
     out_axis = 2 * len(shape) - 3 - in_axis
     state.tag(node, value, in_axis, Role.CONSUME, state.line(source, source_axis))
     made = state.ties.fresh(shape[out_axis])
     state.tag(node, value, out_axis, Role.PRODUCE, made)
-    return along(made, len(state.output_shape(node)) - 1, state.output_shape(node))
-
-
-def _weight_times(state: Propagation, node: ir.Node, source: Labels, *, source_axis: int, in_axis: int) -> Labels:
-    value, shape = weight(node, 0)
-    if len(shape) < 2 or source.ndim < 2:
-        raise NotUnderstood("it multiplies by a vector")
-    out_axis = 2 * len(shape) - 3 - in_axis
-    state.tag(node, value, in_axis, Role.CONSUME, state.line(source, source_axis))
-    made = state.ties.fresh(shape[out_axis])
-    state.tag(node, value, out_axis, Role.PRODUCE, made)
-    return along(made, len(state.output_shape(node)) - 2, state.output_shape(node))
+    return along(made, len(state.output_shape(node)) - 2 + position, state.output_shape(node))
 
 
 def _with_addend(state: Propagation, node: ir.Node, made: Labels) -> Labels:
