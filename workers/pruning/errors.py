@@ -17,6 +17,7 @@ PruningError
     OutOfMemory           the attempt needs more than it may use     (anywhere)
     ParityFailed          torch and ONNX Runtime disagree            (export)
     UnstableTiming        timings too noisy to state                 (measure)
+    DeviceGone            a device did not answer in time            (stopwatches)
 
 A class lives here because two stages may raise it; what is particular to one stage is said in its message.
 """
@@ -164,3 +165,10 @@ class UnstableTiming(PruningError):
 
     code = "unstable-timing"
     title = "The latency could not be measured"
+
+
+class DeviceGone(PruningError):
+    """A device was asked to time networks and did not answer in the time allowed."""
+
+    code = "device-gone"
+    title = "The device did not answer"

@@ -9,7 +9,7 @@ they occur on exactly the same axes.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -178,6 +178,19 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyBudget:
+    """A target for the time of one run on a named device: `limit_ms`, or `ratio` of what the original takes there.
+
+    A noun of its own: other budgets limit what is counted exactly from the widths, this one what is only predicted
+    until the device has measured it. Exactly one of the two figures is given.
+    """
+
+    device: str
+    limit_ms: float | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """Latency of one network on one host; every sample is kept."""
 
@@ -195,6 +208,38 @@ class Measurement:
     provider: str
     host: Mapping[str, Json]
     peak_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedNetwork:
+    """What a stopwatch is asked to time: a network of the job, or the graph of one row of a latency table."""
+
+    name: str  # tells the networks of one question apart
+    content: bytes  # an ONNX file
+    kind: Literal["network", "layer"]
+    key: str | None = None  # of a layer: its row in the latency table
+
+
+class Stopwatch(Protocol):
+    """A device that times networks, always with the same runtime, threads and batch."""
+
+    @property
+    def device(self) -> str:
+        """Its id."""
+
+    @property
+    def batch(self) -> int:
+        """Samples per run, for networks whose batch axis is free."""
+
+    def known(self) -> Mapping[str, float]:
+        """Rows of the latency table that this device has timed before under the same conditions: key to median ms."""
+
+    def time(self, networks: Sequence[TimedNetwork]) -> Mapping[str, Measurement]:
+        """Time networks in turn with each other, by name; waits until the device has answered.
+
+        Raises:
+            DeviceGone: the device did not answer in the time allowed.
+        """
 
 
 class Report(Protocol):
@@ -232,3 +277,4 @@ class Run:
     report: Report
     journal: Journal
     clock: Callable[[], float]  # monotonic seconds
+    stopwatches: Mapping[str, Stopwatch] = field(default_factory=dict)  # by device id
