@@ -6,9 +6,9 @@ import onnx
 import onnx_ir as ir
 
 from workers.pruning.errors import ParityFailed
+from workers.pruning.graph.external import as_file_or_bytes
 from workers.pruning.graph.load import input_specs, output_specs
-
-LARGEST_MESSAGE = (1 << 31) - 1  # bytes of one protobuf message
+from workers.pruning.graph.save import to_bytes
 
 
 def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:
@@ -19,32 +19,22 @@ def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> b
     a pruned network states the last pruning.
 
     Raises:
-        ParityFailed: the interface is not that of the original, the file would exceed 2 GiB, or the full ONNX checker
-            refuses it; never the user's mistake.
+        ParityFailed: the interface is not that of the original, or the full ONNX checker refuses it; never the user's
+            mistake.
     """
     require_same_interface(graph, original)
-    content = serialise(graph, original, metadata)  # the message itself is gone before the checker makes its own
+    content = serialise(graph, original, metadata)
     check(content)
     return content
 
 
 def serialise(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of the file, unchecked.
-
-    Raises:
-        ParityFailed: the file would exceed 2 GiB.
-    """
-    proto: onnx.ModelProto = ir.to_proto(graph)
-    keep_header(proto, original)
-    state(proto, {**original.metadata_props, **metadata})
-    if proto.ByteSize() > LARGEST_MESSAGE:
-        raise ParityFailed(
-            "The pruned network is too large for one ONNX file",
-            actual=f"{proto.ByteSize():,} bytes",
-            allowed=f"{LARGEST_MESSAGE:,} bytes",
-            advice="Ask for a smaller target.",
-        )
-    return bytes(proto.SerializeToString(deterministic=True))
+    """Return the bytes of the file, unchecked."""
+    stated = graph.clone()
+    keep_header(stated, original)
+    stated.metadata_props.clear()
+    stated.metadata_props.update(sorted({**original.metadata_props, **metadata}.items()))
+    return to_bytes(stated)
 
 
 def require_same_interface(graph: ir.Model, original: ir.Model) -> None:
@@ -75,23 +65,16 @@ def require_same_interface(graph: ir.Model, original: ir.Model) -> None:
         )
 
 
-def keep_header(proto: onnx.ModelProto, original: ir.Model) -> None:
-    """Write what stands around the original's nodes over the file's own."""
-    proto.ir_version = original.ir_version
-    proto.producer_name = original.producer_name or ""
-    proto.producer_version = original.producer_version or ""
-    proto.domain = original.domain or ""
-    proto.model_version = original.model_version or 0
-    proto.doc_string = original.doc_string or ""
-    proto.graph.name = original.graph.name or ""
-    proto.graph.doc_string = original.graph.doc_string or ""
-
-
-def state(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Make `metadata` the whole metadata of the file, in the order of its names."""
-    del proto.metadata_props[:]
-    for name in sorted(metadata):
-        proto.metadata_props.add(key=name, value=metadata[name])
+def keep_header(graph: ir.Model, original: ir.Model) -> None:
+    """Write what stands around the original's nodes over the graph's own."""
+    graph.ir_version = original.ir_version
+    graph.producer_name = original.producer_name or ""
+    graph.producer_version = original.producer_version or ""
+    graph.domain = original.domain or ""
+    graph.model_version = original.model_version or 0
+    graph.doc_string = original.doc_string or ""
+    graph.graph.name = original.graph.name or ""
+    graph.graph.doc_string = original.graph.doc_string or ""
 
 
 def check(content: bytes) -> None:
@@ -101,6 +84,7 @@ def check(content: bytes) -> None:
         ParityFailed: the checker refuses; carries its reason.
     """
     try:
-        onnx.checker.check_model(content, full_check=True)
+        with as_file_or_bytes(content) as readable:
+            onnx.checker.check_model(readable, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise ParityFailed("The ONNX checker refuses the pruned network", actual=str(error)) from error

@@ -19,20 +19,22 @@ _TYPES: Final = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProt
 class Caps:
     """The largest graph that is read. Elements are numbers of scalars, symbolic axes counted as one."""
 
-    file_bytes: int = (2 << 30) - 1  # what one protobuf message can hold
+    file_bytes: int = (2 << 30) - 1  # of one file: what a protobuf message can hold
+    content_bytes: int = 16 << 30  # of a network with the weights of its companion in place
     nodes: int = 50_000
     initializers: int = 50_000
     depth: int = 8  # subgraphs within subgraphs
     rank: int = 8
     tensor_elements: int = 1 << 29  # 2 GiB of float32
     total_elements: int = 1 << 33
-    weight_elements: int = 1 << 29  # all initializers together, after un-sharing and folding
+    weight_elements: int = 1 << 31  # all initializers together, after un-sharing and folding
+    made_elements: int = 1 << 29  # constants that folding makes out of nothing
 
 
 DEFAULT_CAPS: Final = Caps()
 
 
-def check_size(num_bytes: int, caps: Caps) -> None:
+def check_file_size(num_bytes: int, caps: Caps) -> None:
     """Return when a file of `num_bytes` may be read.
 
     Raises:
@@ -43,7 +45,22 @@ def check_size(num_bytes: int, caps: Caps) -> None:
             "The file is too large",
             actual=f"{num_bytes:,} bytes",
             allowed=f"{caps.file_bytes:,} bytes",
-            advice="Prune a smaller network, or ask the operator to raise the limit.",
+            advice="Save it with external data in one file, and upload that as the part `external_data`.",
+        )
+
+
+def check_content_size(num_bytes: int, caps: Caps) -> None:
+    """Return when a network of `num_bytes`, weights in place, may be read.
+
+    Raises:
+        GraphTooLarge: the network is larger than the cap.
+    """
+    if num_bytes > caps.content_bytes:
+        raise GraphTooLarge(
+            "The network is too large",
+            actual=f"{num_bytes:,} bytes",
+            allowed=f"{caps.content_bytes:,} bytes",
+            advice="Prune a smaller network.",
         )
 
 
@@ -226,8 +243,11 @@ def _check_tensor(tensor: onnx.TensorProto, caps: Caps) -> None:
             "A tensor keeps its data in another file, which is never opened",
             where=f"tensor {name!r}",
             actual=f"location {location!r}",
-            allowed="weights inside the ONNX file",
-            advice="Save with onnx.save_model(..., save_as_external_data=False) and upload the one file.",
+            allowed="weights inside the ONNX file, or initializers of its graph in one companion file",
+            advice=(
+                "Save with onnx.save_model(..., save_as_external_data=False), or upload the companion as the part "
+                "`external_data`."
+            ),
         )
     if tensor.data_type not in _TYPES:
         raise InvalidGraph("A tensor has no valid type", where=f"tensor {name!r}", actual=tensor.data_type)

@@ -107,7 +107,7 @@ class _Folder:
         return result.astype(np.int64) if known(result) else result
 
     def _check(self, node: ir.Node, elements: int) -> None:
-        if elements > self.caps.tensor_elements or self.allocated + elements > self.caps.weight_elements:
+        if elements > self.caps.tensor_elements or self.allocated + elements > self.caps.made_elements:
             raise GraphTooLarge(
                 "A constant of the graph is too large",
                 where=f"node {node.name!r} ({node.op_type})",

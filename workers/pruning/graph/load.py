@@ -11,7 +11,15 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from workers.pruning.errors import InvalidGraph, UnknownShape
-from workers.pruning.graph.caps import DEFAULT_CAPS, Caps, check_elements, check_size, check_static
+from workers.pruning.graph.caps import (
+    DEFAULT_CAPS,
+    Caps,
+    check_content_size,
+    check_elements,
+    check_file_size,
+    check_static,
+)
+from workers.pruning.graph.external import companion_of, content_of
 from workers.pruning.graph.finite import check_finite
 from workers.pruning.graph.recognise import refuse_other_formats
 from workers.pruning.graph.simplify import simplify
@@ -28,7 +36,8 @@ def load(source: bytes | Path, caps: Caps = DEFAULT_CAPS) -> ir.Model:
     """Read an ONNX file into the graph that all stages work on.
 
     Static caps come first: nothing runs, no other file is opened and nothing is allocated for a value before the
-    sizes of all values are known to be small enough. Weights are copied once, straight from the file.
+    sizes of all values are known to be small enough. Weights are copied once, straight from the file. A file beside a
+    path, of the same name and `.data` behind, is the companion that holds its external weights.
 
     Ensures: what `simplify` ensures. Name, inputs, outputs, dtypes, symbolic axes, opset, metadata and documentation of
     the file stay as they are.
@@ -37,13 +46,15 @@ def load(source: bytes | Path, caps: Caps = DEFAULT_CAPS) -> ir.Model:
         InvalidGraph: empty, damaged, another format, custom operators, or refused by the ONNX checker.
         GraphTooLarge: a cap is exceeded.
         UnsupportedOpset: outside 7..newest.
-        ExternalData: a tensor lies in another file.
+        ExternalData: a tensor lies in a file that is not there, or outside of it.
         UnknownShape: an input without a rank, or one that is not a tensor.
         NonFiniteScore: a weight is NaN or infinite.
     """
     if isinstance(source, Path):
+        if companion_of(source) is not None:
+            return load(content_of(source), caps)
         size = source.stat().st_size
-        check_size(size, caps)
+        check_file_size(size, caps)
         if size == 0:
             refuse_other_formats(b"", 0)
         with (
@@ -52,7 +63,7 @@ def load(source: bytes | Path, caps: Caps = DEFAULT_CAPS) -> ir.Model:
             memoryview(mapped) as view,
         ):
             return _load(view, caps)
-    check_size(len(source), caps)
+    check_content_size(len(source), caps)
     return _load(memoryview(source), caps)
 
 

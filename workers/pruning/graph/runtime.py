@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from workers.pruning.errors import InvalidGraph, OutOfMemory, UnknownShape
+from workers.pruning.graph.external import as_file_or_bytes
 from workers.pruning.types import AnyArray, TensorSpec
 
 PROVIDER: Final = "CPUExecutionProvider"
@@ -46,7 +47,8 @@ class Session:
             available = ", ".join(ort.get_available_providers())
             raise InvalidGraph("This ONNX Runtime lacks the provider", actual=provider, allowed=available)
         try:
-            self._session = ort.InferenceSession(network, options, providers=[provider])
+            with as_file_or_bytes(network) as readable:
+                self._session = ort.InferenceSession(readable, options, providers=[provider])
         except Exception as error:  # its exceptions share no base of their own
             raise InvalidGraph("ONNX Runtime does not load the network", actual=str(error)) from error
         if (used := self._session.get_providers()[0]) != provider:  # it falls back to the CPU without an error

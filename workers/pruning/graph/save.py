@@ -1,15 +1,13 @@
 """A graph as bytes: the same graph always gives the same bytes, and weights are copied once."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from workers.pruning.errors import GraphTooLarge
-
 _LARGE_BYTES: Final = 1024
-_LARGEST_FILE: Final = (2 << 30) - 1  # protobuf holds no more in one message
 _BITS_PER_BYTE: Final = 8
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of ModelProto, GraphProto, TensorProto
 _BEFORE_INITIALIZERS: Final = ("node", "name")
@@ -21,16 +19,10 @@ def to_bytes(graph: ir.Model) -> bytes:
     """Serialise a graph; equal graphs give equal bytes on every machine.
 
     The bytes are those of protobuf's own deterministic serialisation, put together around the weights, so that the
-    result is the only copy of them.
-
-    Raises:
-        GraphTooLarge: the file would exceed what one protobuf message can hold.
+    result is the only copy of them. Above 2 GiB they are what `load` reads and no protobuf library does: `external`
+    gives the form that others take.
     """
-    parts = _parts(graph)
-    size = sum(len(part) for part in parts)
-    if size > _LARGEST_FILE:
-        raise GraphTooLarge("The file would be too large", actual=f"{size:,} bytes", allowed=f"{_LARGEST_FILE:,} bytes")
-    return b"".join(parts)
+    return b"".join(_parts(graph))
 
 
 def size_bytes(graph: ir.Model) -> int:
@@ -41,7 +33,14 @@ def size_bytes(graph: ir.Model) -> int:
 def _parts(graph: ir.Model) -> list[_Part]:
     """The file in pieces; pieces of large weights are views of the graph's own arrays."""
     weights = _large(graph)
-    proto = _skeleton(graph, weights)
+    return assembled(_skeleton(graph, weights), weights)
+
+
+def assembled(proto: onnx.ModelProto, weights: Mapping[str, memoryview]) -> list[_Part]:
+    """Put a parsed file and the weights that were left out of it together, in pieces; uses up `proto`.
+
+    `weights` are the raw bytes of initializers, by name.
+    """
     initializers: list[_Part] = []
     for tensor in proto.graph.initializer:
         initializers.extend(_initializer(tensor, weights.get(tensor.name)))

@@ -125,7 +125,7 @@ def test_a_file_larger_than_the_cap_is_refused_unread(tmp_path):
     with pytest.raises(GraphTooLarge, match="found 3,221,225,472 bytes; allowed 2,147,483,647 bytes"):
         load(path)
     with pytest.raises(GraphTooLarge, match="allowed 100 bytes"):
-        load(b"x" * 101, Caps(file_bytes=100))
+        load(b"x" * 101, Caps(content_bytes=100))
 
 
 @pytest.mark.parametrize(("version", "text"), [(6, "found 6"), (NEWEST_OPSET + 1, f"found {NEWEST_OPSET + 1}")])
