@@ -20,7 +20,7 @@ _STATUS: Final = {
     "internal-error": 500, "inconsistent-group": 500, "surgery-check-failed": 500, "parity-failed": 500,
     "unstable-timing": 500, "sandbox-unavailable": 500, "out-of-memory": 507, "storage-full": 507,
 }  # fmt: skip
-_KINDS: Final = frozenset({"onnx", "report", "checkpoint"})
+_KINDS: Final = frozenset({"onnx", "external_data", "report", "checkpoint"})
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,6 @@ The stages and their order are the engine's. Here is what surrounds them: the ta
 proof of what was reached, and the files that the job leaves.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch
 
 from workers import analysis, result
 from workers.aim import Aimed, aim
+from workers.network_files import Source, ship
 from workers.phase_times import PhaseTimes
 from workers.prune_spec import PruneSpec, Target
 from workers.pruning.allocation.budget import require_reachable
@@ -70,7 +70,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     torch.set_num_threads(run.num_threads)
     times = PhaseTimes(report=run.report, clock=run.clock)
     run = replace(run, report=times)
-    source = network.read_bytes()
+    source = Source.of(network)
     task = prepare(spec, network, dataset, run)
     out.mkdir(parents=True, exist_ok=True)
     before = _original(task)
@@ -82,9 +82,11 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
         aimed = replace(task, budgets=budgets, step_prefix=prefix)
         shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
         of_variant = shipped.pruned.before or before
-        (out / f"{prefix}pruned.onnx").write_bytes(shipped.pruned.content)
-        latency, compared, doubts = _latency(spec, task, {"before": source, "after": shipped.pruned.content})
-        variant = _result(aimed, targets, of_variant, shipped, latency) | {"latency": compared, "timing": times.lap()}
+        content = shipped.pruned.content
+        files = ship(content, out / f"{prefix}pruned.onnx", apart=source.companion_sha256 is not None)
+        latency, compared, doubts = _latency(spec, task, {"before": source.content, "after": content})
+        variant = _result(aimed, targets, of_variant, shipped, latency) | files
+        variant |= {"latency": compared, "timing": times.lap()}
         warnings: list[Json] = [*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *doubts]
         variants.append(variant | _asked(spec, task) | {"warnings": warnings})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
@@ -158,9 +160,9 @@ def _original(task: Task) -> Evaluation:
     return Evaluation(num_samples=len(task.data.validation))
 
 
-def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: bytes, seed: int) -> dict[str, str]:
+def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: Source, seed: int) -> dict[str, str]:
     return {
-        f"{METADATA_PREFIX}source_sha256": hashlib.sha256(source).hexdigest(),
+        f"{METADATA_PREFIX}source_sha256": source.sha256,
         f"{METADATA_PREFIX}method": spec.method,
         f"{METADATA_PREFIX}target": ",".join(target.text() for target in targets),
         f"{METADATA_PREFIX}seed": str(seed),
@@ -194,7 +196,7 @@ def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
 def _result(
     task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, latency: Mapping[str, Measurement]
 ) -> dict[str, Json]:
-    outcome, content = shipped.pruned.outcome, shipped.pruned.content
+    outcome = shipped.pruned.outcome
     reached = cost.count(outcome.graph)
     return {
         "before": result.side(cost.count(task.graph), before, latency.get("before")),
@@ -216,24 +218,22 @@ def _result(
             "masked_vs_cut_max_abs": outcome.masked_vs_cut,
         },
         "measurements": [result.measurement_json(of, measured) for of, measured in latency.items()],
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size_bytes": len(content),
-        "file": f"{task.step_prefix}pruned.onnx",
     }
 
 
 def _entries(variant: Mapping[str, Json]) -> list[Json]:
-    after = variant["after"]
-    return [
-        {
-            "file": variant["file"],
-            "kind": "onnx",
-            "target": variant["target"],
-            "sha256": variant["sha256"],
-            "size_bytes": variant["size_bytes"],
-            "summary": after,
-        }
-    ]
+    network: dict[str, Json] = {
+        "file": variant["file"],
+        "kind": "onnx",
+        "target": variant["target"],
+        "sha256": variant["sha256"],
+        "size_bytes": variant["size_bytes"],
+        "summary": variant["after"],
+    }
+    companion = variant.get("external_data")
+    if not isinstance(companion, Mapping):
+        return [network]
+    return [network, {**companion, "kind": "external_data", "target": variant["target"], "summary": {}}]
 
 
 def _report_entries() -> list[Json]:

@@ -1,6 +1,5 @@
 """The result of a prune job in the words of the API."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version as installed
@@ -8,6 +7,7 @@ from importlib.metadata import version as installed
 import onnx_ir as ir
 
 from workers.analysis import figures
+from workers.network_files import Source
 from workers.prune_spec import Target
 from workers.pruning.measure.host import host
 from workers.pruning.measure.stats import Comparison
@@ -94,7 +94,7 @@ def comparison_json(compared: Comparison) -> dict[str, Json]:
     }
 
 
-def provenance(uploaded: ir.Model, source: bytes, *, version: str) -> dict[str, Json]:
+def provenance(uploaded: ir.Model, source: Source, *, version: str) -> dict[str, Json]:
     """State what was pruned, by which versions of what, on which machine."""
     machine = host()
     packages = ("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
@@ -104,8 +104,9 @@ def provenance(uploaded: ir.Model, source: bytes, *, version: str) -> dict[str, 
         "source": {
             "graph": uploaded.graph.name,
             "producer": producer,
-            "sha256": hashlib.sha256(source).hexdigest(),
-            "size_bytes": len(source),
+            "sha256": source.sha256,
+            "size_bytes": source.size_bytes,
+            "external_data_sha256": source.companion_sha256,
         },
         "versions": versions,
         "host": machine,
