@@ -4,7 +4,7 @@ ServiceError
     NotFound                    404  no such thing for this tenant
     ValidationFailed            422  the request does not say what it should; errors[] points at the fields
         InvalidTarget           422  the target does not parse; the message shows the grammar
-        TargetUnsupported       422  the target parses, but nothing here can check or reach it
+        TargetUnsupported       422  the target parses, but not this method, or nothing here, can aim at it
         DatasetMismatch         422  the dataset does not fit the model's input or output
     TargetUnreachable           422  the smallest reachable value is stated
     ModelRejected               422  the analysis refused the model; the cause is in the message
@@ -32,6 +32,7 @@ ServiceError
     MeasurementRefused          422  what was measured is not what was leased, or cannot be
     MeasurementFailed           422  the device could not measure (request failure only)
     DeviceAway                  410  the device did not measure in time (request failure only)
+    DeviceGone                  409  the device was not heard of for so long that nothing can be asked of it
     WorkerLost                  500  attempts ended without an answer (job failure only)
 
 The engine has its own tree; workers/attempt.py turns it into a job's failure record.
@@ -112,7 +113,7 @@ class InvalidTarget(ValidationFailed):
 
 
 class TargetUnsupported(ValidationFailed):
-    """The target parses, but nothing here can reach or check it."""
+    """The target parses, but this method, or anything here, cannot aim at it."""
 
     code = "target-unsupported"
     title = "This kind of target is not supported"
@@ -335,6 +336,15 @@ class DeviceAway(ServiceError):
     code = "device-away"
     title = "The device did not answer in time"
     status = 410
+    retryable = True
+
+
+class DeviceGone(ServiceError):
+    """The device was not heard of for so long that nothing can be asked of it; a job that waited for one fails so."""
+
+    code = "device-gone"
+    title = "The device did not answer"
+    status = 409
     retryable = True
 
 

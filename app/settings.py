@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     device_request_ttl: Duration = Field(
         timedelta(hours=24), description="How long a measurement waits for its device before it fails."
     )
+    device_wait: Duration = Field(
+        timedelta(hours=1), description="How long a job waits for a device that is silent, unless the job says."
+    )
+    timing_lock: Path | None = Field(
+        None, description="Lock file of what times networks on this host, for all its workers. Empty: in data_dir."
+    )
 
     page_limit: int = Field(100, ge=1, description="Most entries of one page; a higher `limit` is capped.")
     page_default: int = Field(20, ge=1, description="Entries of a page when `limit` is not given.")
@@ -161,6 +167,11 @@ class Settings(BaseSettings):
     def resolved_work_dir(self) -> Path:
         """The directory of job folders."""
         return self.work_dir or self.data_dir / "work"
+
+    @property
+    def resolved_timing_lock(self) -> Path:
+        """The lock file of the host's timing lane."""
+        return self.timing_lock or self.data_dir / "timing.lock"
 
     @property
     def queue_names(self) -> tuple[str, ...]:

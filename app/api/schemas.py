@@ -209,6 +209,7 @@ class Estimate(Document):
     frozen: list[Frozen]
     reachable: dict[str, dict[str, float]]
     predictions: list[dict[str, Any]]
+    latencies: list[dict[str, Any]] = Field(default=[], description="Targets that only their device can judge.")
     refusals: list[JobProblem]
 
 

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.domain.target import Target, Targets
+from app.domain.target import LOCAL, Metric, Target, Targets
 from app.errors import FieldError, InvalidTarget, ValidationFailed, json_pointer
 
 MethodName = Literal["auto", "dynhp", "easiedge", "lcp", "magnitude", "random", "taylor"]
 METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "dynhp", "easiedge", "lcp", "magnitude", "random", "taylor")
+# Those that choose widths once, from scores: what a device takes can then be measured, and the choice repeated.
+LATENCY_METHODS: Final[frozenset[MethodName]] = frozenset({"auto", "magnitude", "random"})
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -207,6 +209,19 @@ class PreprocessingOptions(BaseModel):
     resize: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] | None = None
 
 
+class MeasureOptions(BaseModel):
+    """How the latencies of a job are measured, and how long it waits for a device that stays away."""
+
+    model_config = _STRICT
+
+    threads: int | None = Field(default=None, ge=1, le=1024, description="Of one run; null: the device's own, else 1.")
+    batch: int = Field(default=1, ge=1, le=65536, description="Samples of one run; a fixed batch runs at its own.")
+    wait_seconds: int | None = Field(
+        default=None, ge=1, le=2_592_000, description="For a device that is silent; null: ESPALIER_DEVICE_WAIT."
+    )
+
+
+_Device = Annotated[str, Field(pattern=r"^dev_[0-9a-z_]{1,36}$")]
 _Pattern = Annotated[str, Field(min_length=1, max_length=255)]
 _Patterns = Annotated[tuple[_Pattern, ...], Field(max_length=256)]
 
@@ -227,7 +242,13 @@ class JobSpec(BaseModel):
     preprocessing: PreprocessingOptions | None = None
     finetune: FinetuneOptions = FinetuneOptions()
     max_accuracy_drop: float | None = Field(default=None, gt=0, le=1, description="0.03 means three points.")
-    device: str | None = Field(default=None, pattern=r"^dev_[0-9a-z_]{1,36}$")
+    device: _Device | None = Field(
+        default=None, description="Of latency targets that name none, and measured on as well."
+    )
+    measure: MeasureOptions = MeasureOptions()
+    measure_on: Annotated[tuple[_Device, ...], Field(max_length=8)] = Field(
+        default=(), description="Devices that measure the original and every artifact before the job ends."
+    )
     export: ExportOptions = ExportOptions()
     include: _Patterns = Field(default=(), description="Patterns over node names that may be pruned; empty: all.")
     exclude: _Patterns = Field(default=(), description="Patterns over node names that must stay as they are.")
@@ -266,6 +287,22 @@ class JobSpec(BaseModel):
         if self.targets is not None:
             return self.targets
         return (self.target,) if self.target is not None else ()
+
+    def device_of(self, target: Target) -> str:
+        """Give the device that a latency target is about."""
+        return target.device or self.device or LOCAL
+
+    @property
+    def target_devices(self) -> tuple[str, ...]:
+        """The devices whose latency is aimed at, each once."""
+        aimed = (target for targets in self.target_sets for target in targets if target.metric is Metric.LATENCY_MS)
+        return tuple(dict.fromkeys(self.device_of(target) for target in aimed))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that the job needs an answer of, each once: those aimed at first."""
+        own = () if self.device is None else (self.device,)
+        return tuple(dict.fromkeys((*self.target_devices, *own, *self.measure_on)))
 
 
 def parse_spec(given: object) -> JobSpec:

@@ -12,13 +12,11 @@ from typing import Any, Final
 
 from app.domain.methods import ExportOptions
 from app.domain.target import Metric, Target, targets_text
-from app.errors import FieldError, TargetUnreachable, TargetUnsupported
+from app.errors import FieldError, TargetUnreachable
 
 _Length = tuple[float, tuple[tuple[int, float], ...]]
 _Term = tuple[float, tuple[_Length, ...]]
 _BISECTIONS: Final = 40
-# What the cost model counts; flops are twice the macs, latency needs a device.
-_COUNTED: Final = (Metric.MACS, Metric.PARAMS, Metric.SIZE_BYTES, Metric.PEAK_ACTIVATION_BYTES)
 Costs = Mapping[Metric, float]
 
 
@@ -105,36 +103,21 @@ def reachable_range(model: CostModel, limits: ExportOptions) -> dict[str, object
 def check_reachable(
     model: CostModel, targets: Sequence[Target], limits: ExportOptions, pointer: str = "/target"
 ) -> None:
-    """Pass if some cut holds every target.
+    """Pass if some cut holds every target that can be counted; what a device takes is not known before it measured.
 
     Raises:
         TargetUnreachable: even the smallest network is above one of them; states the smallest reachable value.
-        TargetUnsupported: a target limits something that cannot be predicted here.
     """
-    check_supported(targets, pointer)
     before, least = costs(model, model.widths), reachable(model, limits)
-    for target in targets:
+    for target in counted(targets):
         limit, smallest = target.limit(before[target.metric]), least[target.metric]
         if smallest > limit * (1 + 1e-12):
             raise _unreachable(target, before[target.metric], smallest, pointer)
 
 
-def check_supported(targets: Sequence[Target], pointer: str = "/target") -> None:
-    """Pass if every target limits something that the service can predict.
-
-    Raises:
-        TargetUnsupported: one does not; the message says what can be limited.
-    """
-    for target in targets:
-        if target.metric is Metric.LATENCY_MS:
-            detail = f"{target.text()} limits latency, which this version measures but cannot yet aim at."
-            allowed = ", ".join(["flops", *(metric.value for metric in _COUNTED)])
-            message = f"latency cannot be aimed at; allowed are {allowed}"
-            raise TargetUnsupported(
-                detail,
-                advice=f"Limit one of {allowed}; the report states the latency before and after.",
-                errors=[FieldError(pointer=pointer, message=message)],
-            )
+def counted(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Give the targets whose figure follows from the widths alone: all but latencies."""
+    return tuple(target for target in targets if target.metric is not Metric.LATENCY_MS)
 
 
 def _unreachable(target: Target, before: float, smallest: float, pointer: str) -> TargetUnreachable:
@@ -166,9 +149,9 @@ def estimate(model: CostModel, targets: Sequence[Target], limits: ExportOptions)
     """Predict the cost of meeting the targets by cutting every group by the same share.
 
     A method cuts some groups more than others, so its result meets the target with other figures for the costs that
-    were not asked for; the share is found by bisection.
+    were not asked for; the share is found by bisection. Latencies have no part in it.
     """
-    before, kept = costs(model, model.widths), _uniform(model, targets, limits)
+    before, kept = costs(model, model.widths), _uniform(model, counted(targets), limits)
     after = costs(model, kept)
     names = [Metric.MACS, Metric.FLOPS, Metric.PARAMS, Metric.SIZE_BYTES, Metric.PEAK_ACTIVATION_BYTES]
     return {

@@ -21,6 +21,7 @@ GRAMMAR: Final = (
     "examples: flops=50%   macs=62M   params=1.2M   size_bytes=2MB   latency=8ms@dev_local   flops=50%,params=1M"
 )
 MAX_TARGETS: Final = 16
+LOCAL: Final = "dev_local"  # the workers' own processor; it has no agent
 
 
 class Metric(StrEnum):

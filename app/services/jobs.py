@@ -18,11 +18,12 @@ from app.db.tables import ArtifactRow, JobEventRow, JobRow, MeasurementRow, Outb
 from app.domain import plan
 from app.domain.job import TERMINAL, InputState, JobKind, JobState
 from app.domain.methods import JobSpec
+from app.domain.target import Metric
 from app.errors import ModelNotReady, ModelRejected, NotFound, ServiceError
 from app.ids import new_id
 from app.services import idempotency
 from app.services.outbox import Outbox
-from app.services.requirements import check_inputs, find_inputs
+from app.services.requirements import check_inputs, check_presence, find_inputs
 from app.settings import Settings
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -73,10 +74,11 @@ class Jobs:
         """Accept a job: row, event, doorbell and idempotency key in one transaction; the bell rings after it.
 
         Raises:
-            NotFound: the tenant has no such model or dataset.
+            NotFound: the tenant has no such model, dataset or device.
             ModelRejected, DatasetRejected, DatasetMismatch: an input cannot be used.
             TargetUnreachable: the model is analysed, and even its smallest version is above the target.
-            TargetUnsupported: the target limits something that cannot be aimed at.
+            TargetUnsupported: the method cannot aim at a latency.
+            DeviceGone: a device has been silent for too long.
             IdempotencyConflict: the ticket has passed to another request.
         """
         row = JobRow(
@@ -92,7 +94,9 @@ class Jobs:
             traceparent=traceparent,
         )
         with self.database.unit_of_work() as session:
-            check_inputs(spec, find_inputs(session, tenant, spec))
+            given = find_inputs(session, tenant, spec)
+            check_inputs(spec, given)
+            check_presence(spec, given, self.clock(session), self.settings)
             message = enqueue(session, row, self.settings, self.clock)
             if ticket is not None:
                 idempotency.bind(session, ticket, row.id)
@@ -109,7 +113,7 @@ class Jobs:
             ModelRejected: the model was rejected.
         """
         with self.database.read_only() as session:
-            given = find_inputs(session, tenant, spec)
+            given, now = find_inputs(session, tenant, spec), self.clock(session)
         network, refusals = given.network, list[Mapping[str, object]]()
         if network.state == InputState.ANALYSING or network.cost_model is None:
             if network.state == InputState.REJECTED:
@@ -118,6 +122,7 @@ class Jobs:
             raise ModelNotReady(f"{network.id} is still being analysed.", advice="Ask again in a few seconds.")
         try:
             check_inputs(spec, given)
+            check_presence(spec, given, now, self.settings)
         except ServiceError as error:
             refusals.append(error.problem())
         model = plan.read_cost_model(network.cost_model)
@@ -130,6 +135,7 @@ class Jobs:
             "predictions": []
             if refusals
             else [plan.estimate(model, targets, spec.export) for targets in spec.target_sets],
+            "latencies": _latencies(spec),
             "refusals": refusals,
         }
 
@@ -240,6 +246,21 @@ class Jobs:
 
     def _size(self, limit: int) -> int:
         return max(1, min(limit, self.settings.page_limit))
+
+
+def _latencies(spec: JobSpec) -> list[Mapping[str, object]]:
+    """Say of each latency target what can be said before its device has measured: that it must."""
+    return [
+        {
+            "target": target.text(),
+            "device": spec.device_of(target),
+            "reachable": None,
+            "note": "What is reachable is known once the device has measured the layers of this network.",
+        }
+        for targets in spec.target_sets
+        for target in targets
+        if target.metric is Metric.LATENCY_MS
+    ]
 
 
 def _found(found: Found | None, job_id: str) -> Found:

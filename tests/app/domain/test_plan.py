@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from app.domain import plan
 from app.domain.methods import ExportOptions
 from app.domain.target import Metric, parse_target
-from app.errors import TargetUnreachable, TargetUnsupported
+from app.errors import TargetUnreachable
 from tests.builders import COST_MODEL
 
 MODEL = plan.read_cost_model(COST_MODEL)
@@ -77,10 +77,11 @@ def test_what_is_advised_is_reachable(share: float, min_keep: float) -> None:
         plan.check_reachable(CHAIN, parse_target(f"macs={advised}"), limits)
 
 
-def test_latency_is_measured_but_not_aimed_at() -> None:
-    """A latency target is refused by name, with what can be limited."""
-    with pytest.raises(TargetUnsupported, match="Limit one of flops, macs, params, size_bytes"):
-        plan.check_reachable(MODEL, parse_target("latency=8ms@dev_local"), ExportOptions())
+def test_a_latency_is_left_to_its_device() -> None:
+    """Whatever it is, it is not refused here, and the other targets beside it still are."""
+    plan.check_reachable(MODEL, parse_target("latency=1us@dev_local"), ExportOptions())
+    with pytest.raises(TargetUnreachable):
+        plan.check_reachable(MODEL, parse_target("latency=1us@dev_local,flops=1%"), ExportOptions())
 
 
 @pytest.mark.parametrize("text", ["macs=50%", "flops=20%", "params=300", "macs=50%,params=20%", "macs=100%"])

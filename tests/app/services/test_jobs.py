@@ -7,10 +7,12 @@ import pytest
 
 from app.db import inputs
 from app.db.tables import DatasetRow
+from app.domain.device import DeviceSpec, Poll
 from app.domain.job import InputState, JobState
 from app.errors import (
     DatasetMismatch,
     DatasetRejected,
+    DeviceGone,
     IdempotencyConflict,
     ModelNotReady,
     ModelRejected,
@@ -18,6 +20,7 @@ from app.errors import (
     ServiceError,
     TargetUnreachable,
     TargetUnsupported,
+    ValidationFailed,
 )
 from app.services.assembly import Services
 from app.services.idempotency import Replay, Ticket
@@ -106,10 +109,59 @@ def test_each_entry_of_targets_is_checked(services: Services) -> None:
     assert refusal.value.errors[0].pointer == "/targets/1"
 
 
-def test_latency_cannot_be_aimed_at(services: Services) -> None:
-    """A latency target is refused before anything is analysed."""
-    with pytest.raises(TargetUnsupported):
-        services.jobs.submit(TENANT, spec(upload_model(services).id, target="latency=8ms"))
+def test_a_latency_target_is_accepted(services: Services) -> None:
+    """On `dev_local`, or on a device whose agent has not called yet: the job waits for it."""
+    model = analysed_model(services)
+    device = services.devices.register(TENANT, DeviceSpec(name="board")).device
+    plain = services.jobs.submit(TENANT, spec(model.id, target="latency=50%,flops=60%"))
+    named = services.jobs.submit(TENANT, spec(model.id, target=f"latency=8ms@{device.id}"))
+
+    assert [plain.state, named.state] == ["queued", "queued"]
+
+
+def test_a_latency_target_needs_a_device_of_this_tenant(services: Services, clock: FakeClock) -> None:
+    """Unknown, another tenant's, revoked and long silent devices are refused, each with its pointer."""
+    model = analysed_model(services)
+    foreign = services.devices.register("other", DeviceSpec(name="board")).device.id
+    made = services.devices.register(TENANT, DeviceSpec(name="board"))
+    row = services.devices.authenticate(made.token)
+    for asked, pointer in (
+        ({"target": "latency=8ms@dev_none"}, "/target"),
+        ({"target": f"latency=8ms@{foreign}"}, "/target"),
+        ({"target": "latency=8ms", "device": "dev_none"}, "/device"),
+        ({"target": None, "targets": ["flops=50%", "latency=8ms@dev_none"]}, "/targets/1"),
+        ({"measure_on": ["dev_local", "dev_none"]}, "/measure_on/1"),
+    ):
+        with pytest.raises(NotFound) as refusal:
+            services.jobs.submit(TENANT, spec(model.id, **asked))
+        assert refusal.value.errors[0].pointer == pointer
+    services.device_work.seen(row, Poll(agent="agentone"))
+    clock.advance(hours=23)
+    services.jobs.submit(TENANT, spec(model.id, target=f"latency=8ms@{row.id}"))  # stale: it may come back
+    clock.advance(hours=2)
+    with pytest.raises(DeviceGone, match="Start its agent"):
+        services.jobs.submit(TENANT, spec(model.id, target=f"latency=8ms@{row.id}"))
+    services.devices.revoke(TENANT, row.id)
+    with pytest.raises(ValidationFailed, match="was revoked"):
+        services.jobs.submit(TENANT, spec(model.id, target=f"latency=8ms@{row.id}"))
+
+
+def test_methods_that_cannot_aim_at_a_latency_say_so(services: Services) -> None:
+    """The refusal names those that can; measuring on a device is no target, and open to all."""
+    model = analysed_model(services)
+    with pytest.raises(TargetUnsupported, match="auto, magnitude, random"):
+        services.jobs.submit(TENANT, spec(model.id, target="latency=8ms", method="dynhp"))
+    services.jobs.submit(TENANT, spec(model.id, measure_on=["dev_local"], method="dynhp"))
+
+
+def test_an_estimate_says_that_a_latency_must_be_measured(services: Services) -> None:
+    """The other targets are predicted; what the device takes is not made up."""
+    found = services.jobs.estimate(TENANT, spec(analysed_model(services).id, target="latency=50%,macs=50%"))
+
+    assert [entry["device"] for entry in found["latencies"]] == ["dev_local"]  # type: ignore[attr-defined]
+    assert found["latencies"][0]["reachable"] is None  # type: ignore[index]
+    assert found["predictions"][0]["after"]["macs"] <= 250  # type: ignore[index]
+    assert found["refusals"] == []
 
 
 def test_a_rejected_model_is_refused_with_its_reason(services: Services) -> None:
