@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check serve bench docs fuzz clean
+.PHONY: demo test check serve bench docs matrix fuzz fuzz-bytes clean
 .DEFAULT_GOAL := help
 help:
 	@echo "make demo    prune a real network over HTTP (MODEL= DATA= TARGET= for your own)"
@@ -27,6 +27,10 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+# Every architecture by both exporters, BatchNormalization kept and folded; whole jobs; every row of docs/coverage.md.
+matrix: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/matrix
 
 fuzz: $(STAMP)
 	ESPALIER_FUZZ_GRAPHS=2000 $(BIN)/python -m pytest -q -n 0 tests/matrix/test_random_graphs.py

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tests.matrix import classifiers, pictures, sequences
+from tests.matrix import classifiers, detectors, mobile, pictures, residual, sequences
 
 Exporter = Literal["legacy", "legacy_bn", "dynamo", "dynamo_bn"]
 EXPORTERS: tuple[Exporter, ...] = ("legacy", "legacy_bn", "dynamo", "dynamo_bn")
@@ -33,23 +33,29 @@ def _words(build: Callable[[], nn.Module], length: int, below: int, count: int =
 
 ARCHITECTURES: dict[str, Architecture] = {
     **{
-        name: Architecture(build=getattr(classifiers, name))
-        for name in (
-            "vgg11", "resnet18", "resnet50", "resnet20", "preactivation_resnet", "resnext", "regnet", "densenet",
-            "inception", "squeezenet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3", "efficientnet",
-            "shufflenet_v1", "shufflenet_v2", "ghostnet", "convnext", "repvgg", "groupnorm_net",
+        name: Architecture(build=getattr(module, name))
+        for module, names in (
+            (classifiers, "vgg11 vgg16 vgg19 densenet inception squeezenet convnext repvgg groupnorm_net"),
+            (residual, "resnet18 resnet18_padded resnet50 resnet50_padded resnet20 resnet56 resnet56_padded"),
+            (residual, "preactivation_resnet wide_resnet resnext regnet"),
+            (mobile, "mobilenet_v1 mobilenet_v2 mobilenet_v3 efficientnet efficientnet_v2 mnasnet"),
+            (mobile, "shufflenet_v1 shufflenet_v2 ghostnet mobilevit"),
         )
+        for name in names.split()
     },
     "unet": Architecture(build=pictures.UNet),
     "deeplab": Architecture(build=pictures.DeepLab),
-    "retinanet": Architecture(build=pictures.RetinaNet),
-    "yolo5": Architecture(build=pictures.Yolo5),
-    "yolo8": Architecture(build=pictures.Yolo8),
-    "ssd": Architecture(build=pictures.Ssd),
+    "retinanet": Architecture(build=detectors.RetinaNet),
+    "yolo3": Architecture(build=detectors.Yolo3),
+    "yolo5": Architecture(build=detectors.Yolo5),
+    "yolo8": Architecture(build=detectors.Yolo8),
+    "yolo11": Architecture(build=detectors.Yolo11),
+    "ssd": Architecture(build=detectors.Ssd),
     "espcn": Architecture(build=pictures.espcn, inputs=((1, 16, 16),)),
     "two_in_two_out": Architecture(build=pictures.TwoInTwoOut, inputs=((3, 16, 16), (6,))),
     "two_tower": Architecture(build=pictures.TwoTower, inputs=((3, 16, 16), (3, 16, 16))),
     "vit": Architecture(build=sequences.Vit),
+    "deit": Architecture(build=sequences.Deit),
     "swin": Architecture(build=sequences.Swin),
     "mixer": Architecture(build=sequences.Mixer),
     "bert": _words(sequences.Bert, 16, 2, 3),

@@ -14,6 +14,11 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: in
     )
 
 
+def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Shortcut with weights (He et al. 2016, option B)."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
 class Residual(nn.Module):
     """Body plus shortcut, then an activation."""
 

@@ -66,10 +66,28 @@ class Vit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         values = self.patches(images).flatten(2).transpose(1, 2)
         values = torch.cat([self.token.expand(values.shape[0], -1, -1), values], 1) + self.position
+        return self.head(self.norms[4](self.blocks(values))[:, 0])
+
+    def blocks(self, values: Tensor) -> Tensor:
         for index in range(2):
             values = values + self.attention[index](self.norms[2 * index](values))
             values = values + self.mlp[index](self.norms[2 * index + 1](values))
-        return self.head(self.norms[4](values)[:, 0])
+        return values
+
+
+class Deit(Vit):
+    """Touvron et al. 2021: a second token learns from a teacher; both tokens' heads are averaged."""
+
+    def __init__(self, width: int = 24, heads: int = 3) -> None:
+        super().__init__(width, heads)
+        self.teacher, self.position = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 18, width))
+        self.second = nn.Linear(width, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = [token.expand(values.shape[0], -1, -1) for token in (self.token, self.teacher)]
+        values = self.norms[4](self.blocks(torch.cat([*tokens, values], 1) + self.position))
+        return (self.head(values[:, 0]) + self.second(values[:, 1])) / 2
 
 
 class Swin(nn.Module):
