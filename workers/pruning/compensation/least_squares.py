@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from workers.pruning.compensation import design
 from workers.pruning.compensation.batch_statistics import moments, refresh
 from workers.pruning.compensation.calibration import fitting_inputs
 from workers.pruning.compensation.layers import Layer, changed_values, find_layers
 from workers.pruning.compensation.solve import Rows, Solution, num_rows
 from workers.pruning.compensation.walk import WEIGHTED, Walk
+from workers.pruning.graph import design
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.feed import frozen_module
 from workers.pruning.graph.weights import clone, replace_weights

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
-from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.execute import GraphModule, Watch
 from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.scores.output import Reading
 from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
@@ -69,6 +69,22 @@ def gate_edits(sites: Sequence[Site], gates: torch.Tensor) -> dict[tuple[str, in
     return edits
 
 
+def gradient_edits(sites: Sequence[Site], gradients: torch.Tensor) -> dict[tuple[str, int], Edit]:
+    """Return edits for `GraphModule.run` that add each sample's gradients in gates of 1 to `gradients`.
+
+    Nothing is multiplied in: a layer reads a view of its input, and a hook on the view turns the gradient that arrives
+    there into that of the gate, the sum over positions of value times gradient. Every backward pass adds up.
+
+    Shapes: gradients (batch, num_units); a site whose batch axis holds several rows of each sample adds them.
+    """
+    edits: dict[tuple[str, int], Edit] = {}
+    for site in sites:
+        edit = _felt(site, gradients)
+        before = edits.get((site.node, site.index))
+        edits[site.node, site.index] = edit if before is None else _both(before, edit)
+    return edits
+
+
 def accumulate(
     graph: ir.Model,
     grouping: Grouping,
@@ -79,12 +95,14 @@ def accumulate(
     readings: Sequence[Reading],
     run: Run,
     message: str,
+    look: Callable[[int, slice], Watch] | None = None,
 ) -> FloatArray:
     """Sum `reduction` of the gates' per-sample gradients over samples and objectives.
 
     `objectives(batch number, samples of it, parameters of the outputs)` yields scalars that are sums over the samples,
     one backward pass each; the parameters are in the order of `readings`. BatchNormalization uses its stored
-    statistics: with those of the batch, samples would not be independent.
+    statistics: with those of the batch, samples would not be independent. `look(batch number, samples of it)` gives
+    observers of the same forward pass.
 
     Shapes: `reduction` maps gradients (batch, num_units) to the same shape; returns (num_units,).
 
@@ -98,13 +116,15 @@ def accumulate(
         run.report(Phase.SCORE, number / len(batches), message)
         for part in parts(graph, batch):
             inputs = tensors([array[part] for array in batch], run.device)
-            gates = torch.ones(len(inputs[0]), grouping.num_units, device=run.device, requires_grad=True)
-            zs = run_to_parameters(module, inputs, readings, gate_edits(sites, gates))
+            gradients = torch.zeros(len(inputs[0]), grouping.num_units, device=run.device)
+            watch = look(number, part) if look is not None else {}
+            zs = run_to_parameters(module, inputs, readings, gradient_edits(sites, gradients), watch)
             _require_finite(graph, readings, zs)
             for objective in objectives(number, part, zs):
-                (gradient,) = torch.autograd.grad(objective, gates, retain_graph=True, allow_unused=True)
-                if gradient is not None:
-                    total += reduction(gradient).double().sum(0)
+                gradients.zero_()
+                if objective.requires_grad:
+                    objective.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # no annotation in torch
+                total += reduction(gradients).double().sum(0)
     run.report(Phase.SCORE, 1.0, message)
     values = total.cpu().numpy()
     _require_finite_scores(values, grouping)
@@ -116,6 +136,7 @@ def run_to_parameters(
     inputs: Sequence[torch.Tensor],
     readings: Sequence[Reading],
     edits: Mapping[tuple[str, int], Edit] | None = None,
+    watch: Watch | None = None,
 ) -> list[torch.Tensor]:
     """Run the network and return the parameter z of each output: the output, or what its softmax or sigmoid reads.
 
@@ -123,15 +144,15 @@ def run_to_parameters(
     """
     seen: dict[str, torch.Tensor] = {}
 
-    def watch(name: str) -> Callable[[Sequence[torch.Tensor | None], Sequence[torch.Tensor]], None]:
+    def remember(name: str) -> Callable[[Sequence[torch.Tensor | None], Sequence[torch.Tensor]], None]:
         def look(read: Sequence[torch.Tensor | None], _outputs: Sequence[torch.Tensor]) -> None:
             if read[0] is not None:
                 seen[name] = read[0]
 
         return look
 
-    links = {reading.link: watch(reading.link) for reading in readings if reading.link}
-    outputs = module.run(inputs, edits=edits, watch=links)
+    links = {reading.link: remember(reading.link) for reading in readings if reading.link}
+    outputs = module.run(inputs, edits=edits, watch={**(watch or {}), **links})
     return [seen[reading.link] if reading.link else outputs[reading.index] for reading in readings]
 
 
@@ -172,13 +193,7 @@ def _edit(site: Site, padded: torch.Tensor) -> Edit:
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         num_rows, num_samples = x.shape[site.batch_axis], padded.shape[0]
-        if num_rows % num_samples:
-            raise UnsupportedOperator(
-                "samples cannot be told apart at the input of a layer, so its units cannot be scored",
-                where=site.node,
-                actual=f"{num_rows} rows for {num_samples} samples",
-                advice="Score by magnitude instead.",
-            )
+        _require_rows(site, num_rows, num_samples)
         gates = padded.index_select(1, index).repeat_interleave(num_rows // num_samples, dim=0)
         if site.axis < site.batch_axis:
             gates = gates.T
@@ -187,6 +202,38 @@ def _edit(site: Site, padded: torch.Tensor) -> Edit:
         return x * gates.reshape(shape)
 
     return multiply
+
+
+def _felt(site: Site, gradients: torch.Tensor) -> Edit:
+    member = np.flatnonzero(site.units >= 0)
+    positions = torch.from_numpy(member).to(gradients.device)
+    units = torch.from_numpy(site.units[member]).to(gradients.device)
+
+    def watch(x: torch.Tensor) -> torch.Tensor:
+        _require_rows(site, x.shape[site.batch_axis], len(gradients))
+        view = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        values = x.detach()
+
+        def add(gradient: torch.Tensor) -> None:
+            felt = (values * gradient).movedim((site.batch_axis, site.axis), (0, 1))
+            felt = felt.reshape(*felt.shape[:2], -1).sum(2)
+            felt = felt.reshape(len(gradients), -1, felt.shape[1]).sum(1)
+            gradients.index_add_(1, units, felt.index_select(1, positions).to(gradients))
+
+        view.register_hook(add)  # type: ignore[no-untyped-call]  # torch has no annotation here
+        return view
+
+    return watch
+
+
+def _require_rows(site: Site, num_rows: int, num_samples: int) -> None:
+    if num_rows % num_samples:
+        raise UnsupportedOperator(
+            "samples cannot be told apart at the input of a layer, so its units cannot be scored",
+            where=site.node,
+            actual=f"{num_rows} rows for {num_samples} samples",
+            advice="Score by magnitude instead.",
+        )
 
 
 def _both(first: Edit, second: Edit) -> Edit:

@@ -1,6 +1,6 @@
 """Information gain: how much the distribution of the outputs changes when a unit goes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -49,10 +49,28 @@ def information_gain(
     if num_samples == 0:
         raise InvalidDataset("information gain needs calibration inputs", actual=0, allowed="at least 1")
     readings = read_outputs(graph, head)
-    deviations = _deviations(graph, readings, batches, run)
+    deviations = output_deviations(graph, readings, batches, run)
+
+    objectives = fisher_objectives(readings, deviations, probes=probes, seed=run.seed)
+    total = accumulate(
+        graph, grouping, batches, objectives, torch.square, readings=readings, run=run, message="information gain"
+    )
+    return Scores(values=0.5 * total / num_samples, source="information_gain")
+
+
+Objectives = Callable[[int, slice, Sequence[torch.Tensor]], Iterator[torch.Tensor]]
+
+
+def fisher_objectives(
+    readings: Sequence[Reading], deviations: Mapping[int, torch.Tensor], *, probes: int, seed: int
+) -> Objectives:
+    """Give the scalars whose squared gradients add up to the Fisher information, for `collect.accumulate`.
+
+    `probes` random directions per sample; where the output has no more elements than that, every direction.
+    """
 
     def objectives(number: int, part: slice, zs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        rng = np.random.default_rng([run.seed, _STREAM, number, part.start])
+        rng = np.random.default_rng([seed, _STREAM, number, part.start])
         exact = num_exact(readings, zs)
         if exact is not None and exact <= probes:
             for v in exact_directions(readings[0], zs[0].detach(), deviations.get(readings[0].index)):
@@ -63,13 +81,10 @@ def information_gain(
             scale = probes**-0.5
             yield scale * torch.stack([(z * v).sum() for z, v in zip(zs, drawn, strict=True)]).sum()
 
-    total = accumulate(
-        graph, grouping, batches, objectives, torch.square, readings=readings, run=run, message="information gain"
-    )
-    return Scores(values=0.5 * total / num_samples, source="information_gain")
+    return objectives
 
 
-def _deviations(
+def output_deviations(
     graph: ir.Model, readings: Sequence[Reading], batches: Sequence[Sequence[AnyArray]], run: Run
 ) -> dict[int, torch.Tensor]:
     """The standard deviation of every element of the Gaussian outputs over the calibration samples."""

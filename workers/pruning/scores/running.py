@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from workers.pruning.scores.collect import Edit, Site
+from workers.pruning.scores.collect import Edit, Site, gradient_edits
 from workers.pruning.types import FloatArray
 
 DECAYS: Final = (0.9, 0.5)
@@ -47,12 +47,7 @@ class RunningScores:
         """Give the edits for `GraphModule.run` of one training step with this batch."""
         gradients = torch.zeros(num_samples, self._averages.shape[1], device=self._averages.device)
         self._gradients = gradients
-        found: dict[tuple[str, int], Edit] = {}
-        for site in sites:
-            edit = _watch(site, gradients)
-            before = found.get((site.node, site.index))
-            found[site.node, site.index] = edit if before is None else _both(before, edit)
-        return found
+        return gradient_edits(sites, gradients)
 
     def take(self) -> None:
         """Add the step whose backward pass is over; its loss was a mean over the batch."""
@@ -61,30 +56,3 @@ class RunningScores:
         per_sample = self._gradients.double() * len(self._gradients)
         self._averages = self._decays * self._averages + (1 - self._decays) * per_sample.square().mean(0)
         self._gradients = None
-
-
-def _watch(site: Site, gradients: torch.Tensor) -> Edit:
-    member = np.flatnonzero(site.units >= 0)
-    positions = torch.from_numpy(member).to(gradients.device)
-    units = torch.from_numpy(site.units[member]).to(gradients.device)
-
-    def watch(x: torch.Tensor) -> torch.Tensor:
-        if not x.requires_grad:
-            return x
-        view = x.view_as(x)
-        values = x.detach()
-
-        def add(gradient: torch.Tensor) -> None:
-            felt = (values * gradient).movedim((site.batch_axis, site.axis), (0, 1))
-            felt = felt.reshape(*felt.shape[:2], -1).sum(2)
-            felt = felt.reshape(len(gradients), -1, felt.shape[1]).sum(1)
-            gradients.index_add_(1, units, felt.index_select(1, positions).to(gradients))
-
-        view.register_hook(add)  # type: ignore[no-untyped-call]  # torch has no annotation here
-        return view
-
-    return watch
-
-
-def _both(first: Edit, second: Edit) -> Edit:
-    return lambda x: second(first(x))

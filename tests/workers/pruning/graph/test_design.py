@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.workers.pruning.seeded import loaded
-from workers.pruning.compensation import design
+from workers.pruning.graph import design
 from workers.pruning.graph.execute import GraphModule
 
 HEAD = """

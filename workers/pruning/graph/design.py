@@ -74,6 +74,44 @@ def inputs_at(
     return _patches(node, source, weight, output_shape, rows)
 
 
+def mean_inputs(node: ir.Node, source: torch.Tensor, weight: torch.Tensor, output_shape: Sequence[int]) -> torch.Tensor:
+    """What enters all positions of a sample on average: (g, B, d), in the order of `to_matrix`.
+
+    Exact, and without building the inputs of every position: of a convolution, each spatial axis is contracted with the
+    number of times that a kernel position meets each input position.
+    """
+    if node.op_type == "Gemm":
+        return (source.T if node.attributes.get_int("transA", 0) else source)[None]
+    if node.op_type == "MatMul":
+        return source.reshape(len(source), -1, source.shape[-1]).mean(1)[None]
+    kernel, spatial = weight.shape[2:], source.shape[2:]
+    strides, dilations = (_ints(node, name, [1] * len(kernel)) for name in ("strides", "dilations"))
+    begin, _ = _padding(node, kernel, spatial, strides, dilations)
+    total = source.movedim(1, -1).contiguous()
+    num_samples, num_channels = len(source), source.shape[1]
+    rows = num_samples
+    for axis, length in enumerate(spatial):
+        meets = _meetings(
+            kernel[axis], length, output_shape[2 + axis], (strides[axis], dilations[axis], begin[axis])
+        ).to(total)
+        total = meets @ total.reshape(rows, length, -1)
+        rows *= kernel[axis]
+    num_groups = node.attributes.get_int("group", 1)
+    total = total.reshape(num_samples, prod(kernel), num_groups, num_channels // num_groups)
+    mean = total / prod(output_shape[2:])
+    return mean.permute(2, 0, 1, 3).reshape(num_groups, num_samples, -1)
+
+
+def _meetings(kernel: int, length: int, num_outputs: int, geometry: tuple[int, int, int]) -> torch.Tensor:
+    """How often each kernel position (rows) meets each input position (columns) of one axis: (kernel, length)."""
+    stride, dilation, begin = geometry
+    met = np.arange(kernel)[:, None] * dilation + np.arange(num_outputs)[None, :] * stride - begin
+    counts = np.zeros((kernel, length))
+    inside = (met >= 0) & (met < length)
+    np.add.at(counts, (np.nonzero(inside)[0], met[inside]), 1.0)
+    return torch.from_numpy(counts)
+
+
 def _patches(
     node: ir.Node, source: torch.Tensor, weight: torch.Tensor, output_shape: Sequence[int], rows: torch.Tensor
 ) -> torch.Tensor:
