@@ -151,6 +151,28 @@ def _divide(_: ir.Node, inputs: Sequence[Array | None]) -> Array:
     return np.asarray(left / right)
 
 
+def _modulo(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    """Remainder with the sign of the divisor, or with `fmod` that of the dividend."""
+    left, right = _first(inputs), _present(inputs, 1)
+    return np.asarray(np.fmod(left, right) if integer(node, "fmod", 0) else np.mod(left, right))
+
+
+def _clip(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    result = _first(inputs)
+    for index, name, limit in ((1, "min", np.maximum), (2, "max", np.minimum)):
+        listed = _given(inputs, index)
+        bound = attribute(node, name) if listed is None else listed
+        if bound is not None:
+            result = np.asarray(limit(result, bound)).astype(result.dtype, copy=False)
+    return result
+
+
+def _triangle(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    offset = _given(inputs, 1)
+    k = 0 if offset is None else int(offset.item())
+    return np.triu(_first(inputs), k) if integer(node, "upper", 1) else np.tril(_first(inputs), k)
+
+
 def _elementwise(function: Callable[..., Any]) -> Evaluator:
     def evaluate(_: ir.Node, inputs: Sequence[Array | None]) -> Array:
         arrays = [array for array in inputs if array is not None]
@@ -207,8 +229,12 @@ EVALUATORS: Final[dict[str, Evaluator]] = {
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),
+    "Mod": _modulo,
+    "Clip": _clip,
+    "Trilu": _triangle,
     "Neg": _elementwise(np.negative),
     "Abs": _elementwise(np.abs),
+    "Sign": _elementwise(np.sign),
     "Sqrt": _elementwise(np.sqrt),
     "Reciprocal": _elementwise(np.reciprocal),
     "Exp": _elementwise(np.exp),
@@ -223,6 +249,7 @@ EVALUATORS: Final[dict[str, Evaluator]] = {
     "GreaterOrEqual": _elementwise(np.greater_equal),
     "And": _elementwise(np.logical_and),
     "Or": _elementwise(np.logical_or),
+    "Xor": _elementwise(np.logical_xor),
     "Not": _elementwise(np.logical_not),
     "Min": _fold(np.minimum),
     "Max": _fold(np.maximum),

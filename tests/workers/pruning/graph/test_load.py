@@ -103,6 +103,26 @@ def test_nodes_get_names_of_their_own():
     assert all(names)
 
 
+def test_arithmetic_on_known_lengths_is_worked_out():
+    """Remainders, bounds, signs and triangles, as unoptimised exports write rolled images and masks; -5 mod 8 is 3."""
+    loaded = _load_text("""rolled (float[N,8] x, float[2,2] z) => (float[N,5] y, float[2,2] t)
+        <int64[1] shift = {-5}, int64[1] end = {8}, int64[1] axis = {1}, int64 low = {0}, int64 high = {9},
+         float[2,2] ones = {1, 1, 1, 1}> {
+        s = Shape <start = 1> (x)
+        m = Mod (shift, s)
+        c = Clip (m, low, high)
+        g = Sign (c)
+        k = Mul (c, g)
+        y = Slice (x, k, end, axis)
+        lower = Trilu <upper = 0> (ones)
+        t = Mul (z, lower) }""")
+
+    assert [["Slice"], ["Mul"]] == [[node.op_type] for node in loaded.graph]
+    start, triangle = (node.inputs[1].const_value.numpy() for node in loaded.graph)
+    np.testing.assert_array_equal(start, [3])
+    np.testing.assert_array_equal(triangle, [[1, 0], [1, 1]])
+
+
 def test_shared_initializers_become_separate():
     """One tensor that two convolutions read becomes two, with equal numbers; the first reader keeps the name."""
     loaded = _load_text("""shared (float[N,2,4,4] x) => (float[N,2,4,4] y)
