@@ -163,7 +163,7 @@ def _clip(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
         listed = _given(inputs, index)
         bound = attribute(node, name) if listed is None else listed
         if bound is not None:
-            result = np.asarray(limit(result, bound)).astype(result.dtype, copy=False)
+            result = np.asarray(limit(result, np.asarray(bound))).astype(result.dtype, copy=False)
     return result
 
 
