@@ -3,6 +3,7 @@
 Each field is the environment variable `ESPALIER_<NAME>`. Durations are ISO 8601 (`PT45S`) or seconds; sizes are bytes.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
@@ -48,6 +49,7 @@ class Settings(BaseSettings):
     log_json: bool = Field(default=True, description="Log lines as JSON; otherwise for reading on a terminal.")
 
     max_model_bytes: int = Field(2 * GIB, gt=0, description="Largest model file, in bytes.")
+    max_external_data_bytes: int = Field(8 * GIB, gt=0, description="Largest file of external weights, in bytes.")
     max_dataset_bytes: int = Field(8 * GIB, gt=0, description="Largest dataset file, in bytes.")
     max_spec_bytes: int = Field(1 * MIB, gt=0, description="Largest JSON body or `spec` part, in bytes.")
     min_free_bytes: int = Field(
@@ -169,9 +171,23 @@ class Settings(BaseSettings):
         return self.work_dir or self.data_dir / "work"
 
     @property
+    def required_layers(self) -> tuple[str, ...]:
+        """The layers of `sandbox_required`, split."""
+        return tuple(name.strip() for name in self.sandbox_required.split(",") if name.strip())
+
+    @property
     def resolved_timing_lock(self) -> Path:
         """The lock file of the host's timing lane."""
         return self.timing_lock or self.data_dir / "timing.lock"
+
+    @property
+    def max_upload_bytes(self) -> Mapping[str, int]:
+        """The largest file of each kind that is taken in."""
+        return {
+            "model": self.max_model_bytes,
+            "external_data": self.max_external_data_bytes,
+            "dataset": self.max_dataset_bytes,
+        }
 
     @property
     def queue_names(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from app.services.claims import Claimed
 from app.settings import Settings
 from workers import host
 from workers.child import start
-from workers.folders import CHECKPOINTS, DATASET, NETWORK, SCRATCH, JobFolder, NotAPlainFile
+from workers.folders import CHECKPOINTS, COMPANION_SUFFIX, DATASET, NETWORK, SCRATCH, JobFolder, NotAPlainFile
 from workers.lease import Lease
 from workers.outcome import measurements, problem, problem_of_death, problem_of_event, shown, store_artifacts
 from workers.presence import Presence
@@ -98,6 +98,8 @@ class Supervisor:
         for source, name in ((claimed.network, NETWORK), (claimed.dataset, DATASET)):
             if source is not None:
                 store.fetch(source.sha256, folder.path / name)
+                if source.external_data is not None:
+                    store.fetch(source.external_data, folder.path / f"{name}{COMPANION_SUFFIX}")
         for file in claimed.checkpoints:
             try:
                 store.fetch(file.sha256, folder.path / CHECKPOINTS / Path(file.name).name)

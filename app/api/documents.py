@@ -54,7 +54,12 @@ def _upload(row: NetworkRow | DatasetRow) -> Json:
 
 def network(row: NetworkRow) -> Json:
     """The API's Model."""
-    return {**_upload(row), "analysis": row.analysis}
+    beside = {"sha256": row.external_data_sha256, "size_bytes": row.external_data_bytes}
+    return {
+        **_upload(row),
+        "external_data": beside if row.external_data_sha256 else None,
+        "analysis": row.analysis,
+    }
 
 
 def dataset(row: DatasetRow) -> Json:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from app.api.deps import Caller, Parts
 from app.api.json_body import read_json
 from app.api.once import Answer, once
-from app.api.receive import Form, missing_part, take_form
+from app.api.receive import EXTERNAL_DATA, Form, missing_part, take_form
 from app.domain.methods import JobSpec, parse_spec
 from app.errors import FieldError, ValidationFailed
 from app.ids import Prefix, new_id
@@ -37,12 +37,12 @@ async def submit_form(
     form = await take_form(
         request,
         parts,
-        {"model": "model", "dataset": "dataset"},
+        {"model": "model", EXTERNAL_DATA: "external_data", "dataset": "dataset"},
         texts=("target", "spec"),
         max_field_bytes=parts.services.settings.max_spec_bytes,
     )
     given = _request(form)
-    parse_spec({**given, **{name: new_id(_PREFIXES[name]) for name in form.files}})
+    parse_spec({**given, **{name: new_id(_PREFIXES[name]) for name in form.files if name in _PREFIXES}})
     digests = [f"{name}={form.files[name].blob.digest}" for name in sorted(form.files)]
     identity = ("POST", "/v1/jobs", *digests, json.dumps(given, sort_keys=True))
     work = partial(_submit, parts, caller, form, given, submit=submit)
@@ -66,7 +66,7 @@ def _request(form: Form) -> dict[str, Any]:
         if name in given:
             field = FieldError(pointer=f"/{name}", message="given as a file and as an id")
             raise ValidationFailed(f"`{name}` is given as a file and as an id; allowed is one.", errors=[field])
-    if "model" not in form.files and "model" not in given:
+    if "model" not in form.files and (EXTERNAL_DATA in form.files or "model" not in given):
         raise missing_part("model", "with curl: -F model=@net.onnx")
     return given
 
@@ -83,7 +83,10 @@ def _submit(
     uploads = parts.services.uploads
     ids = {}
     if model := form.files.get("model"):
-        ids["model"] = uploads.register_model(caller.tenant, model.blob, model.announced).row.id
+        beside = form.files.get(EXTERNAL_DATA)
+        external_data = None if beside is None else beside.blob
+        received = uploads.register_model(caller.tenant, model.blob, model.announced, external_data=external_data)
+        ids["model"] = received.row.id
     if dataset := form.files.get("dataset"):
         ids["dataset"] = uploads.register_dataset(caller.tenant, dataset.blob, dataset.announced).row.id
     return submit(parts, caller, parse_spec({**given, **ids}), ticket)

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
         201: answer(schemas.Model, "Taken in; its analysis has begun.", headers=["Location"]),
         **problems(400, 409, 413, 415, 507),
     },
-    openapi_extra=upload_body("application/octet-stream", "application/onnx"),
+    openapi_extra=upload_body("application/octet-stream", "application/onnx", external_data=True),
 )
 async def upload_model(
     request: Request,
@@ -37,11 +37,16 @@ async def upload_model(
     query: Annotated[UploadQuery, Query()],
     key: IdempotencyKey = None,
 ) -> Response:
-    """Upload a network as a single ONNX file; the same bytes give the same model again."""
+    """Upload a network as an ONNX file; the same bytes give the same model again.
+
+    Weights that lie outside of it, as they must above 2 GiB, come along as the part `external_data` of a form.
+    """
     uploads, inputs = parts.services.uploads, parts.services.inputs
 
     def register(stored: StoredFile, ticket: Ticket | None) -> Received[NetworkRow]:
-        return uploads.register_model(caller.tenant, stored.blob, stored.announced, ticket)
+        return uploads.register_model(
+            caller.tenant, stored.blob, stored.announced, ticket, external_data=stored.external_data
+        )
 
     return await upload(
         request,

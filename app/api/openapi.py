@@ -109,11 +109,19 @@ def problems(*statuses: int) -> Responses:
     }
 
 
-def upload_body(*media_types: str) -> Json:
-    """The request body of an upload: the bytes as they are, or a form with one file."""
+_EXTERNAL_DATA: Final[Json] = {
+    "type": "string",
+    "format": "binary",
+    "description": "The one file that holds the weights of the ONNX file, where they lie outside of it.",
+}
+
+
+def upload_body(*media_types: str, external_data: bool = False) -> Json:
+    """The request body of an upload: the bytes as they are, or a form with one file and perhaps its companion."""
+    file: Json = {"file": {"type": "string", "format": "binary"}}
     form = {
         "type": "object",
-        "properties": {"file": {"type": "string", "format": "binary"}},
+        "properties": {**file, "external_data": _EXTERNAL_DATA} if external_data else file,
         "required": ["file"],
         "additionalProperties": False,
     }
@@ -128,6 +136,7 @@ def job_body() -> Json:
         "type": "object",
         "properties": {
             "model": {"type": "string", "format": "binary", "description": "The ONNX file."},
+            "external_data": _EXTERNAL_DATA,
             "target": {"type": "string", "description": "As in the JSON form, short text or JSON."},
             "dataset": {"type": "string", "format": "binary", "description": "A zip or .npz file."},
             "spec": {"type": "string", "description": "The JSON form's other fields, as JSON text."},

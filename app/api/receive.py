@@ -24,7 +24,8 @@ from app.services.uploads import Announced, UploadKind
 from app.storage.blobs import Blob
 
 MULTIPART: Final = "multipart/form-data"
-_FOREIGN: Final = {"model": foreign_network, "dataset": foreign_dataset}
+_FOREIGN: Final = {"model": foreign_network, "external_data": lambda _: None, "dataset": foreign_dataset}
+EXTERNAL_DATA: Final = "external_data"
 _DIGEST_FIELD: Final = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
 # Boundaries, headers and small fields around the files of a form.
 _FORM_OVERHEAD_BYTES: Final = 64 * 1024
@@ -45,6 +46,7 @@ class StoredFile:
 
     blob: Blob
     announced: Announced
+    external_data: Blob | None = None  # the companion that came with a network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +88,26 @@ def _store_bytes(parts: Parts, chunks: Iterator[bytes], *, announced: Announced,
 
 
 async def take_upload(request: Request, parts: Parts, kind: UploadKind, *, name: str | None) -> StoredFile:
-    """Take the one file of an upload: the body as it is, or the part `file` of a form.
+    """Take the file of an upload: the body as it is, or the part `file` of a form.
+
+    The form of a network may bring the companion that holds its weights, as the part `external_data`.
 
     Raises:
         ServiceError: as Uploads.store_bytes() and take_form() say.
     """
     if content_type(request) == MULTIPART:
-        form = await take_form(request, parts, {"file": kind}, max_field_bytes=0)
+        kinds: dict[str, UploadKind] = {"file": kind}
+        if kind == "model":
+            kinds[EXTERNAL_DATA] = "external_data"
+        form = await take_form(request, parts, kinds, max_field_bytes=0)
         if "file" not in form.files:
             raise missing_part("file", "with curl: -F file=@net.onnx")
-        stored = form.files["file"]
-        return StoredFile(blob=stored.blob, announced=Announced(name=name or stored.announced.name))
+        stored, beside = form.files["file"], form.files.get(EXTERNAL_DATA)
+        return StoredFile(
+            blob=stored.blob,
+            announced=Announced(name=name or stored.announced.name),
+            external_data=None if beside is None else beside.blob,
+        )
     announced = Announced(
         name=_safe_name(name or kind, kind),
         length=_content_length(request),
@@ -163,7 +174,7 @@ async def _refuse_early(request: Request, parts: Parts, kinds: Mapping[str, Uplo
     if length is None:
         return
     settings = parts.services.settings
-    limits = {"model": settings.max_model_bytes, "dataset": settings.max_dataset_bytes}
+    limits = settings.max_upload_bytes
     allowed = sum(limits[kind] for kind in kinds.values()) + settings.max_spec_bytes + _FORM_OVERHEAD_BYTES
     if length > allowed:
         raise UploadTooLarge(f"The form has {length} bytes; allowed are {allowed}, of its files together.")

@@ -113,6 +113,13 @@ class Analysis(OpenDocument):
     warnings: list[str] = []
 
 
+class ExternalData(Document):
+    """The file that holds the weights of a network which lie outside of its ONNX file."""
+
+    sha256: str = Sha256
+    size_bytes: int
+
+
 class Model(Document):
     """A network that was uploaded."""
 
@@ -123,6 +130,7 @@ class Model(Document):
     created_at: datetime
     state: InputState
     problem: JobProblem | None = None
+    external_data: ExternalData | None = None
     analysis: Analysis | None = None
 
 

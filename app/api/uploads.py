@@ -61,5 +61,6 @@ async def upload(  # noqa: PLR0913 - what the two kinds differ in
     def recover(resource_id: str) -> Answer:
         return answer(Received(row=find(resource_id), created=True))
 
-    identity = ("POST", path, stored.announced.name, stored.blob.digest)
+    beside: tuple[str, ...] = () if stored.external_data is None else (stored.external_data.digest,)
+    identity = ("POST", path, stored.announced.name, stored.blob.digest, *beside)
     return await once(parts, caller.tenant, key, identity=identity, work=work, recover=recover)

@@ -58,6 +58,12 @@ def drop_checkpoints(session: Session, job_id: str, step: str | None = None) -> 
 
 def referenced(session: Session) -> set[str]:
     """Give every digest that a row of any tenant names."""
-    columns = (NetworkRow.sha256, DatasetRow.sha256, ArtifactRow.sha256, CheckpointRow.sha256)
+    columns = (
+        NetworkRow.sha256,
+        NetworkRow.external_data_sha256,
+        DatasetRow.sha256,
+        ArtifactRow.sha256,
+        CheckpointRow.sha256,
+    )
     waiting = select(MeasurementRequestRow.sha256).where(MeasurementRequestRow.state.in_(sorted(OPEN)))
     return set(session.scalars(union_all(*(select(column) for column in columns), waiting)))

@@ -18,9 +18,9 @@ def find(session: Session, kind: type[Row], tenant: str, row_id: str) -> Row | N
     return session.scalar(select(kind).where(kind.tenant == tenant, kind.id == row_id))
 
 
-def find_by_digest(session: Session, kind: type[Row], tenant: str, sha256: str) -> Row | None:
-    """Give the tenant's input with these bytes, locked, or None."""
-    return session.scalar(select(kind).where(kind.tenant == tenant, kind.sha256 == sha256).with_for_update())
+def find_by_content(session: Session, kind: type[Row], tenant: str, content: Mapping[str, object]) -> Row | None:
+    """Give the tenant's input whose columns are those of `content` (its digests and sizes), locked, or None."""
+    return session.scalar(select(kind).filter_by(tenant=tenant, **content).with_for_update())
 
 
 def page(session: Session, kind: type[Row], tenant: str, *, limit: int, after: str | None) -> Sequence[Row]:

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false, text
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, BigInt
 from app.domain.device import RequestState
 from app.domain.job import InputState, JobKind, JobState
+from app.domain.record import record_digest
+from app.domain.report import MeasuredKind
 
 ID = String(40)
 DIGEST = String(64)
@@ -26,6 +29,11 @@ def _one_of(column: str, words: Iterable[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
+def _record_digest(context: DefaultExecutionContext) -> str:
+    """What a measurement is known by, of the values that are inserted."""
+    return record_digest(context.get_current_parameters())
+
+
 class Tenanted:
     """Whose row it is: `default` until there are API keys."""
 
@@ -33,12 +41,12 @@ class Tenanted:
 
 
 class NetworkRow(Tenanted, Base):
-    """A network that a user uploaded: the API's `Model`."""
+    """A network that a user uploaded: the API's `Model`. Its external weights, where it has any, are a second blob."""
 
     __tablename__ = "models"
     __table_args__ = (
         _one_of("state", InputState),
-        UniqueConstraint("tenant", "sha256"),
+        UniqueConstraint("tenant", "sha256", "external_data_sha256"),
         Index("ix_models_tenant_id", "tenant", "id"),
     )
 
@@ -46,6 +54,8 @@ class NetworkRow(Tenanted, Base):
     name: Mapped[str] = mapped_column(NAME)
     sha256: Mapped[str] = mapped_column(DIGEST, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInt)
+    external_data_sha256: Mapped[str] = mapped_column(DIGEST, server_default=text("''"), default="", index=True)
+    external_data_bytes: Mapped[int] = mapped_column(BigInt, server_default=text("0"), default=0)
     state: Mapped[str] = mapped_column(WORD)
     problem: Mapped[dict[str, object] | None]
     analysis: Mapped[dict[str, object] | None]  # as served: api.md, without the private cost model
@@ -158,7 +168,7 @@ class ArtifactRow(Tenanted, Base):
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-    kind: Mapped[str] = mapped_column(WORD)  # onnx | report | checkpoint
+    kind: Mapped[str] = mapped_column(WORD)  # onnx | external_data | report | checkpoint
     name: Mapped[str] = mapped_column(NAME)  # file name offered on download
     target: Mapped[list[object] | None]
     sha256: Mapped[str] = mapped_column(DIGEST, index=True)
@@ -207,6 +217,17 @@ class MeasurementRow(Tenanted, Base):
     __table_args__ = (
         Index("ix_measurements_tenant_artifact_id", "tenant", "artifact_id"),
         Index("ix_measurements_tenant_model_id", "tenant", "model_id"),
+        Index("ix_measurements_tenant_sha256", "tenant", "sha256"),
+        Index("ix_measurements_tenant_device_kind", "tenant", "device", "kind"),
+        Index("ix_measurements_tenant_record_sha256", "tenant", "record_sha256"),
+        Index(
+            "uq_measurements_imported",
+            "tenant",
+            "record_sha256",
+            unique=True,
+            sqlite_where=text("source IS NOT NULL"),
+            postgresql_where=text("source IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
@@ -229,6 +250,11 @@ class MeasurementRow(Tenanted, Base):
     load_ms: Mapped[float]
     peak_rss_bytes: Mapped[int | None] = mapped_column(BigInt)
     host: Mapped[dict[str, object]]
+    kind: Mapped[str] = mapped_column(WORD, default="network", server_default=text("'network'"))
+    key: Mapped[str | None] = mapped_column(Text)  # of a layer: its operator and shapes
+    profile: Mapped[list[object] | None]  # what each operator takes
+    source: Mapped[dict[str, object] | None]  # where an imported measurement is from; null: measured for this service
+    record_sha256: Mapped[str] = mapped_column(DIGEST, default=_record_digest)
     created_at: Mapped[datetime]
 
 
@@ -274,7 +300,9 @@ class MeasurementRequestRow(Tenanted, Base):
     )
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
-    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"))
+    device_id: Mapped[str] = mapped_column(ID)  # no foreign key: `dev_local` is no row
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)  # that asks
+    once: Mapped[str | None] = mapped_column(DIGEST, unique=True)  # the same question again is this request
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", ondelete="CASCADE"), index=True)
     model_id: Mapped[str | None] = mapped_column(ID)
     sha256: Mapped[str] = mapped_column(DIGEST, index=True)
@@ -284,6 +312,7 @@ class MeasurementRequestRow(Tenanted, Base):
     provider: Mapped[str | None] = mapped_column(NAME)
     warmup: Mapped[int]
     repeats: Mapped[int]
+    profile: Mapped[bool] = mapped_column(default=False, server_default=false())
     state: Mapped[str] = mapped_column(WORD)
     attempts: Mapped[int] = mapped_column(default=0)  # times that a lease was given out
     lease_id: Mapped[str | None] = mapped_column(ID, unique=True)
@@ -295,3 +324,26 @@ class MeasurementRequestRow(Tenanted, Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]  # given up then if the device has not answered
     finished_at: Mapped[datetime | None]
+
+
+class MeasurementItemRow(Tenanted, Base):
+    """One of several networks or layers that one request times in turn. A request of a single network has none."""
+
+    __tablename__ = "measurement_items"
+    __table_args__ = (
+        _one_of("kind", MeasuredKind),
+        UniqueConstraint("request_id", "position"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("measurement_requests.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    name: Mapped[str] = mapped_column(NAME)
+    kind: Mapped[str] = mapped_column(WORD)
+    key: Mapped[str | None] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", ondelete="CASCADE"), index=True)
+    model_id: Mapped[str | None] = mapped_column(ID)
+    measurement_id: Mapped[str | None] = mapped_column(ForeignKey("measurements.id", ondelete="SET NULL"), index=True)
+    problem: Mapped[dict[str, object] | None]

@@ -23,6 +23,7 @@ class Source:
     name: str
     sha256: Digest
     size_bytes: int
+    external_data: Digest | None = None  # the companion that holds a network's weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,4 +89,11 @@ def source(row: NetworkRow | DatasetRow | None) -> Source | None:
     """Give what a worker needs to know of an upload."""
     if row is None:
         return None
-    return Source(id=row.id, name=row.name, sha256=Digest(row.sha256), size_bytes=row.size_bytes)
+    beside = row.external_data_sha256 if isinstance(row, NetworkRow) else ""
+    return Source(
+        id=row.id,
+        name=row.name,
+        sha256=Digest(row.sha256),
+        size_bytes=row.size_bytes,
+        external_data=Digest(beside) if beside else None,
+    )

@@ -20,7 +20,7 @@ COST_MODEL = "cost_model"  # the analysis' private key
 class NewArtifact:
     """A file that an attempt made; its bytes are in the store."""
 
-    kind: str  # onnx | report | checkpoint
+    kind: str  # onnx | external_data | report | checkpoint
     name: str
     sha256: Digest
     size_bytes: int

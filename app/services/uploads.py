@@ -26,7 +26,7 @@ from app.services.outbox import Outbox
 from app.settings import Settings
 from app.storage.blobs import Blob, BlobStore
 
-UploadKind = Literal["model", "dataset"]
+UploadKind = Literal["model", "external_data", "dataset"]
 _PREFIX: Final[Mapping[type, Prefix]] = {NetworkRow: "mdl", DatasetRow: "dst"}
 
 
@@ -80,16 +80,34 @@ class Uploads:
         return self.register_dataset(tenant, blob, announced, ticket)
 
     def register_model(
-        self, tenant: str, blob: Blob, announced: Announced, ticket: idempotency.Ticket | None = None
+        self,
+        tenant: str,
+        blob: Blob,
+        announced: Announced,
+        ticket: idempotency.Ticket | None = None,
+        *,
+        external_data: Blob | None = None,
     ) -> Received[NetworkRow]:
-        """Give the tenant's model with these stored bytes: a new one is analysed."""
-        return self._register(NetworkRow, tenant, blob, announced, ticket)
+        """Give the tenant's model with these stored bytes: a new one is analysed.
+
+        `external_data` is the companion that holds its weights; the same network with another one is another model.
+        """
+        content = {"sha256": blob.digest, "size_bytes": blob.size_bytes}
+        if external_data is not None:
+            content |= {
+                "external_data_sha256": external_data.digest,
+                "external_data_bytes": external_data.size_bytes,
+            }
+        else:
+            content |= {"external_data_sha256": "", "external_data_bytes": 0}
+        return self._register(NetworkRow, tenant, content, announced, ticket)
 
     def register_dataset(
         self, tenant: str, blob: Blob, announced: Announced, ticket: idempotency.Ticket | None = None
     ) -> Received[DatasetRow]:
         """Give the tenant's dataset with these stored bytes: a new one is described."""
-        return self._register(DatasetRow, tenant, blob, announced, ticket)
+        content = {"sha256": blob.digest, "size_bytes": blob.size_bytes}
+        return self._register(DatasetRow, tenant, content, announced, ticket)
 
     def check_announced(self, announced: Announced, kind: UploadKind) -> None:
         """Refuse what need not be sent at all: too large by announcement, or no room for it.
@@ -126,27 +144,31 @@ class Uploads:
         self,
         kind: type[Row],
         tenant: str,
-        blob: Blob,
+        content: Mapping[str, object],
         announced: Announced,
         ticket: idempotency.Ticket | None,
     ) -> Received[Row]:
         try:
-            received, message = self._upsert(kind, tenant, blob, announced, ticket)
+            received, message = self._upsert(kind, tenant, content, announced, ticket)
         except IntegrityError:  # the same bytes came twice at once; the other one's row is there now
-            received, message = self._upsert(kind, tenant, blob, announced, ticket)
+            received, message = self._upsert(kind, tenant, content, announced, ticket)
         if message is not None:
             self.outbox.deliver([message])
         return received
 
     def _upsert(
-        self, kind: type[Row], tenant: str, blob: Blob, announced: Announced, ticket: idempotency.Ticket | None
+        self,
+        kind: type[Row],
+        tenant: str,
+        content: Mapping[str, object],
+        announced: Announced,
+        ticket: idempotency.Ticket | None,
     ) -> tuple[Received[Row], OutboxRow | None]:
         with self.database.unit_of_work() as session:
-            row = inputs.find_by_digest(session, kind, tenant, blob.digest)
+            row = inputs.find_by_content(session, kind, tenant, content)
             created = row is None
             if row is None:
-                values = {"id": new_id(_PREFIX[kind]), "tenant": tenant, "name": announced.name[:255]}
-                content = {"sha256": blob.digest, "size_bytes": blob.size_bytes, "version": 1}
+                values = {"id": new_id(_PREFIX[kind]), "tenant": tenant, "name": announced.name[:255], "version": 1}
                 row = inputs.new_row(kind, {**values, **content}, self.clock(session))
                 session.add(row)
                 session.flush()
@@ -161,7 +183,7 @@ class Uploads:
         return Received(row=row, created=created), message
 
     def _limit(self, kind: UploadKind) -> int:
-        return self.settings.max_model_bytes if kind == "model" else self.settings.max_dataset_bytes
+        return self.settings.max_upload_bytes[kind]
 
 
 def _analysis(kind: type[Row], row: Row) -> JobRow:

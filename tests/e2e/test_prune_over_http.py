@@ -71,6 +71,39 @@ def test_the_artifact_is_what_was_promised(finished: dict[str, Any], service_url
     assert measured == pytest.approx(finished["result"]["after"]["accuracy"], abs=1e-6)
 
 
+def test_weights_beside_the_network_come_back_beside_it(service_url: str, digits: Path, tmp_path: Path) -> None:
+    """As a network of more than 2 GiB has to come: two files in, two files out, and they belong together."""
+    onnx.save_model(
+        onnx.load(digits / "digits.onnx"),
+        str(tmp_path / "net.onnx"),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    with (tmp_path / "net.onnx").open("rb") as network, (tmp_path / "weights.bin").open("rb") as weights:
+        answer = httpx.post(
+            f"{service_url}/v1/jobs",
+            files={"model": ("net.onnx", network), "external_data": ("weights.bin", weights)},
+            data={"target": "flops=50%", "spec": '{"finetune": {"steps": 0}}'},
+            timeout=60,
+        )
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    deadline = time.monotonic() + 120
+    while job["state"] not in TERMINAL and time.monotonic() < deadline:
+        job = httpx.get(f"{service_url}/v1/jobs/{job['id']}", params={"wait": 10}, timeout=30).json()
+    assert job["state"] == "succeeded", job["problem"]
+    for artifact in job["result"]["artifacts"]:
+        content = httpx.get(f"{service_url}/v1/artifacts/{artifact['id']}/content", timeout=60).content
+        (tmp_path / artifact["name"]).write_bytes(content)
+
+    onnx.checker.check_model(str(tmp_path / "pruned.onnx"), full_check=True)
+    session = ort.InferenceSession(str(tmp_path / "pruned.onnx"), providers=["CPUExecutionProvider"])
+    images = np.load(digits / "digits.npz")["x_val"][:3]
+    assert session.run(None, {session.get_inputs()[0].name: images})[0].shape == (3, 10)
+    assert {artifact["kind"] for artifact in job["result"]["artifacts"]} == {"onnx", "external_data", "report"}
+
+
 def test_the_command_line_does_the_same_without_a_service(digits: Path, tmp_path: Path) -> None:
     """`espalier prune --local` writes a pruned network and prints the table."""
     out = tmp_path / "small.onnx"
