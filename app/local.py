@@ -30,6 +30,9 @@ def prune_locally(
 ) -> dict[str, Any]:
     """Prune `network` in a child of this process, write the result to `output`, return the job's result.
 
+    External weights of the network lie beside it in a file of its name with `.data` behind; those of the result are
+    written beside `output`, under the name by which it refers to them.
+
     `asked` is a job request without `model` and `dataset`. `on_progress` is called with documents shaped like a job.
 
     Raises:
@@ -54,6 +57,8 @@ def prune_locally(
         result = _run(order_file, on_progress)
         artifact = next(entry for entry in result["artifacts"] if entry["kind"] == "onnx")
         shutil.copyfile(Path(folder, "out", artifact["file"]), output)
+        for beside in (entry["file"] for entry in result["artifacts"] if entry["kind"] == "external_data"):
+            shutil.copyfile(Path(folder, "out", beside), output.with_name(beside))
     return result
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.attempt import Order, follow_parent, line_writer, perform
+from workers.folders import COMPANION_SUFFIX
 from workers.sandbox import Limits
 
 
@@ -31,9 +32,15 @@ def order_of(written: dict[str, Any], out: Path, scratch: Path) -> Order:
         dataset=dataset,
         out=out,
         checkpoints=scratch,
-        read=tuple(path for path in (network, dataset) if path is not None),
+        read=tuple(path for path in (network, _beside(network), dataset) if path is not None),
         write=(out,),
     )
+
+
+def _beside(network: Path | None) -> Path | None:
+    """Give the file that holds the network's external weights, if there is one."""
+    companion = network and network.with_name(network.name + COMPANION_SUFFIX)
+    return companion if companion and companion.exists() else None
 
 
 def main() -> int:
