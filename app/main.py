@@ -19,6 +19,7 @@ from app.api import (
     health,
     index,
     jobs,
+    leases,
     measurements,
     models,
     openapi,
@@ -34,7 +35,7 @@ from app.services.job_versions import read_versions
 from app.settings import Settings
 
 _DESCRIPTION = "Prunes trained neural networks: ONNX in, smaller and faster ONNX out, with the proof."
-_ROUTERS = (models, datasets, jobs, events, artifacts, devices, measurements, health, index)
+_ROUTERS = (models, datasets, jobs, events, artifacts, devices, leases, measurements, health, index)
 
 
 def create_app(settings: Settings, services: Services | None = None, *, migrates: bool = False) -> FastAPI:

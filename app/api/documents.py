@@ -10,6 +10,7 @@ from app.db.tables import (
     DatasetRow,
     JobEventRow,
     JobRow,
+    MeasurementItemRow,
     MeasurementRequestRow,
     MeasurementRow,
     NetworkRow,
@@ -136,6 +137,7 @@ def measurement(row: MeasurementRow) -> Json:
         **{field: getattr(row, field) for field in _MEASUREMENT_FIELDS},
         "p50_interval_ms": median_interval(samples),
         "unstable": list(instability(samples)),
+        "source": row.source,
         "created_at": timestamp(row.created_at),
     }
 
@@ -152,8 +154,8 @@ def device(found: Device) -> Json:
     }
 
 
-def measurement_request(row: MeasurementRequestRow) -> Json:
-    """The API's MeasurementRequest."""
+def measurement_request(row: MeasurementRequestRow, items: Sequence[MeasurementItemRow] = ()) -> Json:
+    """The API's MeasurementRequest, with its items where it is of several."""
     return {
         "id": row.id,
         "device": row.device_id,
@@ -165,6 +167,9 @@ def measurement_request(row: MeasurementRequestRow) -> Json:
         "provider": row.provider,
         "warmup": row.warmup,
         "repeats": row.repeats,
+        "profile": row.profile,
+        "job": row.job_id,
+        "items": [_item(item) for item in items],
         "state": row.state,
         "attempts": row.attempts,
         "leased_until": timestamp(row.lease_until),
@@ -176,17 +181,41 @@ def measurement_request(row: MeasurementRequestRow) -> Json:
     }
 
 
+def _item(row: MeasurementItemRow) -> Json:
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "key": row.key,
+        "artifact": row.artifact_id,
+        "model": row.model_id,
+        "sha256": row.sha256,
+        "measurement": row.measurement_id,
+        "problem": row.problem,
+    }
+
+
 def lease(found: Lease, device_id: str) -> Json:
     """The API's Lease."""
+    content = f"/v1/devices/{device_id}/leases/{found.id}/content"
     return {
         "id": found.id,
         "sha256": found.sha256,
         "size_bytes": found.size_bytes,
-        "content": f"/v1/devices/{device_id}/leases/{found.id}/content",
+        "content": content,
         "threads": found.threads,
         "batch": found.batch,
         "provider": found.provider,
         "warmup": found.warmup,
         "repeats": found.repeats,
+        "profile": found.profile,
         "until": timestamp(found.until),
+        "items": [
+            {
+                "name": item.name,
+                "sha256": item.sha256,
+                "size_bytes": item.size_bytes,
+                "content": f"{content}?item={position}",
+            }
+            for position, item in enumerate(found.items)
+        ],
     }

@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.api import schemas
 from app.api.error_handlers import MEDIA_TYPE
-from app.domain import device
+from app.domain import batch, device
 from app.domain.methods import JobSpec
 
 Json = dict[str, Any]
@@ -55,6 +55,7 @@ _REQUESTS: Final[tuple[type[BaseModel], ...]] = (
     device.MeasurementSpec,
     device.Poll,
     device.LatencyReport,
+    batch.BatchReport,
     device.FailureReport,
 )
 _SECURITY: Final[Json] = {

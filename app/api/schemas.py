@@ -12,7 +12,7 @@ from app.domain import report
 from app.domain.device import DeviceState, RequestState
 from app.domain.job import InputState, JobState, Phase
 from app.domain.methods import MethodName
-from app.domain.report import MeasurementReport
+from app.domain.report import MeasuredKind, MeasurementReport
 from app.domain.target import Metric
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
@@ -75,6 +75,11 @@ class PrunableGroup(OpenDocument):
     channels: int
     layers: list[str]
     share_of_macs: float
+    sensitivity: float | None = Field(
+        default=None,
+        description="How far the outputs move, relative to their size, when the weaker half of these channels goes and "
+        "nothing is repaired; measured on made-up inputs, to compare groups by. Null where it was not measured.",
+    )
 
 
 class Frozen(OpenDocument):
@@ -90,6 +95,14 @@ class Reachable(OpenDocument):
     macs_min_ratio: float | None = None
     params_min_ratio: float | None = None
     size_min_ratio: float | None = None
+
+
+class Speed(OpenDocument):
+    """How long a forward pass takes the service itself, not the device that the network is for."""
+
+    seconds_per_run: float
+    seconds_per_sample: float
+    threads: int
 
 
 class Analysis(OpenDocument):
@@ -110,6 +123,7 @@ class Analysis(OpenDocument):
     frozen: list[Frozen] = []
     reachable: Reachable | None = None
     head: str | None = None
+    speed: Speed | None = None
     warnings: list[str] = []
 
 
@@ -261,6 +275,7 @@ class Measurement(MeasurementReport):
     job: str | None = None
     p50_interval_ms: tuple[float, float] = Field(description="Where the median lies, with 95 % confidence.")
     unstable: list[str] = Field(description="Why the samples do not state one latency; empty if they do.")
+    source: dict[str, Any] | None = Field(default=None, description="Of an imported measurement: where it is from.")
     created_at: datetime
 
 
@@ -281,6 +296,19 @@ class RegisteredDevice(Device):
     token: str | None
 
 
+class MeasurementItem(Document):
+    """One of several networks or layers that are timed in turn."""
+
+    name: str
+    kind: MeasuredKind
+    key: str | None = None
+    artifact: str | None = None
+    model: str | None = None
+    sha256: str = Sha256
+    measurement: str | None = None
+    problem: JobProblem | None = None
+
+
 class MeasurementRequest(Document):
     """A latency that was asked of a device, and how far it is."""
 
@@ -294,6 +322,11 @@ class MeasurementRequest(Document):
     provider: str | None = None
     warmup: int
     repeats: int
+    profile: bool = False
+    job: str | None = Field(default=None, description="The job that asks.")
+    items: list[MeasurementItem] = Field(
+        description="Where several are timed in turn; lists of requests leave them out."
+    )
     state: RequestState
     attempts: int = Field(description="Times that it was leased to the device's agent.")
     leased_until: datetime | None = None
@@ -302,6 +335,15 @@ class MeasurementRequest(Document):
     created_at: datetime
     expires_at: datetime
     finished_at: datetime | None = None
+
+
+class LeasedItem(Document):
+    """One of several networks that an agent is to time in turn."""
+
+    name: str
+    sha256: str = Sha256
+    size_bytes: int
+    content: str
 
 
 class Lease(Document):
@@ -316,7 +358,9 @@ class Lease(Document):
     provider: str
     warmup: int
     repeats: int
+    profile: bool = False
     until: datetime
+    items: list[LeasedItem] = Field(description="Empty: the one network above. Else these, run in turn.")
 
 
 class LeaseTime(Document):

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select, union_all
 from sqlalchemy.orm import Session
 
-from app.db.tables import ArtifactRow, CheckpointRow, DatasetRow, MeasurementRequestRow, MeasurementRow, NetworkRow
+from app.db.tables import (
+    ArtifactRow,
+    CheckpointRow,
+    DatasetRow,
+    MeasurementItemRow,
+    MeasurementRequestRow,
+    MeasurementRow,
+    NetworkRow,
+)
 from app.domain.device import OPEN
 
 
@@ -66,4 +74,9 @@ def referenced(session: Session) -> set[str]:
         CheckpointRow.sha256,
     )
     waiting = select(MeasurementRequestRow.sha256).where(MeasurementRequestRow.state.in_(sorted(OPEN)))
-    return set(session.scalars(union_all(*(select(column) for column in columns), waiting)))
+    items = (
+        select(MeasurementItemRow.sha256)
+        .join(MeasurementRequestRow, MeasurementRequestRow.id == MeasurementItemRow.request_id)
+        .where(MeasurementRequestRow.state.in_(sorted(OPEN)))
+    )
+    return set(session.scalars(union_all(*(select(column) for column in columns), waiting, items)))

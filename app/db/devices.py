@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.db.tables import DeviceRow, MeasurementRequestRow, MeasurementRow
+from app.db.tables import DeviceRow, MeasurementItemRow, MeasurementRequestRow, MeasurementRow
 from app.domain.device import OPEN, RequestState
 
 _FRESH: Final = {"populate_existing": True}
@@ -81,6 +81,19 @@ def open_locked(session: Session, device_id: str) -> Sequence[MeasurementRequest
     row = MeasurementRequestRow
     query = select(row).where(row.device_id == device_id, row.state.in_(_OPEN)).order_by(row.id).with_for_update()
     return session.scalars(query, execution_options=_FRESH).all()
+
+
+def items(session: Session, request_id: str) -> Sequence[MeasurementItemRow]:
+    """Give the items of a request in their order; a request of one network has none."""
+    row = MeasurementItemRow
+    query = select(row).where(row.request_id == request_id).order_by(row.position)
+    return session.scalars(query, execution_options=_FRESH).all()
+
+
+def asked_once(session: Session, tenant: str, once: str) -> MeasurementRequestRow | None:
+    """Give the request that the tenant made under this digest, or None."""
+    row = MeasurementRequestRow
+    return session.scalar(select(row).where(row.tenant == tenant, row.once == once), execution_options=_FRESH)
 
 
 def by_lease(session: Session, device_id: str, lease_id: str) -> MeasurementRequestRow | None:

@@ -12,18 +12,24 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.domain import target
 from app.domain.methods import spec_refusal
+from app.domain.report import MAX_OPERATORS, OperatorTime
 
-LOCAL: Final = "dev_local"  # the workers' own processor; it has no agent
+LOCAL: Final = target.LOCAL  # the workers' own processor; it has no agent
 TOKEN_PREFIX: Final = "espd_"  # noqa: S105 - what every device's token begins with, not a token
 MAX_THREADS: Final = 1024
 MAX_SAMPLES: Final = 10_000
 MAX_SAMPLE_MS: Final = 3_600_000.0
+MAX_SIDE_BY_SIDE: Final = 16
+MAX_BATCH_SAMPLES: Final = 30_000  # of all networks of one request together; they travel in one document
 MIN_SAMPLE_MS: Final = 1e-6  # no clock resolves less than a nanosecond
 
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 _DIGEST: Final = r"^[0-9a-f]{64}$"
 _Word = Annotated[str, Field(min_length=1, max_length=255)]
+_ArtifactId = Annotated[str, Field(pattern=r"^art_[0-9a-z]{1,36}$")]
+_ModelId = Annotated[str, Field(pattern=r"^mdl_[0-9a-z]{1,36}$")]
 _SampleMs = Annotated[float, Field(ge=MIN_SAMPLE_MS, le=MAX_SAMPLE_MS)]
 _Asked = TypeVar("_Asked", bound=BaseModel)
 
@@ -37,7 +43,20 @@ def _storable(found: Any) -> Any:
     return found
 
 
+def _named(host: dict[str, Any]) -> dict[str, Any]:
+    """Pass a host that can be told from others."""
+    for key in ("cpu", "os"):
+        if not isinstance(host.get(key), str) or not host[key]:
+            raise PydanticCustomError("host_is_named", "A latency without its host is not kept: host lacks cpu or os.")
+    return host
+
+
 _Facts = Annotated[dict[str, Any], AfterValidator(_storable)]
+Host = Annotated[
+    _Facts,
+    Field(min_length=1, max_length=128, description="What ran it; `cpu` and `os` at least."),
+    AfterValidator(_named),
+]
 
 
 class DeviceState(StrEnum):
@@ -71,23 +90,47 @@ class DeviceSpec(BaseModel):
     name: _Word = Field(description="What people call it.")
 
 
-class MeasurementSpec(BaseModel):
-    """A latency to be measured on one device: of an artifact, or of an uploaded model."""
+class NetworkRef(BaseModel):
+    """One of the networks that are timed side by side."""
 
     model_config = _STRICT
 
-    artifact: str | None = Field(default=None, pattern=r"^art_[0-9a-z]{1,36}$")
-    model: str | None = Field(default=None, pattern=r"^mdl_[0-9a-z]{1,36}$")
-    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS, description="Null: the device's own, else 1.")
-    batch: int = Field(default=1, ge=1, le=65536, description="A network with a fixed batch runs at its own.")
-    provider: _Word | None = Field(default=None, description="Execution provider; null: CPUExecutionProvider.")
-    warmup: int = Field(default=10, ge=0, le=1000, description="Runs that are thrown away.")
-    repeats: int = Field(default=100, ge=6, le=MAX_SAMPLES, description="Runs that are kept.")
+    artifact: _ArtifactId | None = None
+    model: _ModelId | None = None
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:
         if (self.artifact is None) == (self.model is None):
             raise PydanticCustomError("one_network", "Give either artifact or model.")
+        return self
+
+
+class MeasurementSpec(BaseModel):
+    """A latency to be measured on one device: of an artifact, of an uploaded model, or of several in turn."""
+
+    model_config = _STRICT
+
+    artifact: _ArtifactId | None = None
+    model: _ModelId | None = None
+    networks: tuple[NetworkRef, ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=MAX_SIDE_BY_SIDE,
+        description="Several, run by run in turn in one process: whatever the device does meanwhile falls on all.",
+    )
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS, description="Null: the device's own, else 1.")
+    batch: int = Field(default=1, ge=1, le=65536, description="A network with a fixed batch runs at its own.")
+    provider: _Word | None = Field(default=None, description="Execution provider; null: the device's own, else CPU.")
+    warmup: int = Field(default=10, ge=0, le=1000, description="Runs that are thrown away.")
+    repeats: int = Field(default=100, ge=6, le=MAX_SAMPLES, description="Runs that are kept.")
+    profile: bool = Field(default=False, description="Also tell what each operator takes, in runs of their own.")
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if sum(given is not None for given in (self.artifact, self.model, self.networks)) != 1:
+            raise PydanticCustomError("one_network", "Give either artifact or model, or several as networks.")
+        if self.networks and len(self.networks) * self.repeats > MAX_BATCH_SAMPLES:
+            raise PydanticCustomError("too_many_samples", "At most 30,000 runs in all: fewer repeats or networks.")
         return self
 
 
@@ -123,16 +166,8 @@ class LatencyReport(BaseModel):
     samples_ms: tuple[_SampleMs, ...] = Field(min_length=1, max_length=MAX_SAMPLES)
     load_ms: float = Field(ge=0, le=MAX_SAMPLE_MS)
     peak_rss_bytes: int | None = Field(default=None, ge=0, lt=2**63)
-    host: _Facts = Field(min_length=1, max_length=128, description="What ran it; `cpu` and `os` at least.")
-
-    @model_validator(mode="after")
-    def _host_is_named(self) -> Self:
-        for key in ("cpu", "os"):
-            if not isinstance(self.host.get(key), str) or not self.host[key]:
-                raise PydanticCustomError(
-                    "host_is_named", "A latency without its host is not kept: host lacks cpu or os."
-                )
-        return self
+    profile: tuple[OperatorTime, ...] | None = Field(default=None, max_length=MAX_OPERATORS)
+    host: Host
 
 
 class FailureReport(BaseModel):

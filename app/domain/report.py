@@ -1,12 +1,33 @@
 """What a finished attempt states: costs before and after, how the network changed, what was measured and on what."""
 
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 _OPEN = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 _CLOSED = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0)]
+MAX_OPERATORS: Final = 2000  # of one profile
+MAX_KEY: Final = 2000  # characters
+
+
+class MeasuredKind(StrEnum):
+    """What was timed."""
+
+    NETWORK = "network"
+    LAYER = "layer"  # a micro-graph of one operator; its key says of which shapes
+
+
+class OperatorTime(BaseModel):
+    """What one operator of a network took, as the runtime's own profile tells."""
+
+    model_config = _CLOSED
+
+    node: str = Field(max_length=1024)
+    operator: str = Field(max_length=255)
+    provider: str = Field(max_length=255)
+    ms: float = Field(ge=0, description="Mean of a run; profiling slows a run down, so the sum exceeds the latency.")
 
 
 class Figures(BaseModel):
@@ -72,3 +93,6 @@ class MeasurementReport(BaseModel):
     load_ms: float
     peak_rss_bytes: _Count | None = None
     host: dict[str, Any]
+    kind: MeasuredKind = MeasuredKind.NETWORK
+    key: str | None = Field(default=None, max_length=MAX_KEY, description="Of a layer: its operator and shapes.")
+    profile: tuple[OperatorTime, ...] | None = Field(default=None, description="Where it was asked for.")

@@ -5,9 +5,9 @@ lease counts. A lease that ran out but was not given to anybody else still count
 network while it measured has not measured in vain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -15,17 +15,25 @@ from sqlalchemy.orm import Session
 
 from app.db import devices as queries
 from app.db.session import Clock, Database
-from app.db.tables import DeviceRow, MeasurementRequestRow, MeasurementRow
+from app.db.tables import DeviceRow, MeasurementItemRow, MeasurementRequestRow, MeasurementRow
+from app.domain.batch import BatchReport
 from app.domain.device import MAX_THREADS, FailureReport, LatencyReport, Poll, RequestState
-from app.domain.timing import quantile
-from app.errors import DeviceAway, DeviceLeaseLost, FieldError, MeasurementFailed, MeasurementRefused
+from app.errors import DeviceAway, DeviceLeaseLost, MeasurementFailed, MeasurementRefused, NotFound
 from app.ids import new_id
+from app.services import batches
 from app.settings import Settings
 
-_SLACK: Final = timedelta(seconds=2)  # by which two clocks may run apart over one measurement
-_SLACK_SHARE: Final = 1.05
-_CPU_PROVIDER: Final = "CPUExecutionProvider"
+_PROVIDER_LENGTH: Final = 255
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedItem:
+    """One of several networks that an agent is to time in turn."""
+
+    name: str
+    sha256: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +48,9 @@ class Lease:
     provider: str
     warmup: int
     repeats: int
+    profile: bool
     until: datetime
+    items: tuple[LeasedItem, ...] = ()  # in the order of their positions; none where one network is timed alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +91,11 @@ class DeviceWork:
                 if _held_by_another(row, poll.agent, now) or self._given_up(row, now):
                     continue
                 self._grant(row, poll.agent, now)
-                row.threads = row.threads or _own_threads(poll.attributes or device.attributes or {})
+                own = poll.attributes or device.attributes or {}
+                row.threads = row.threads or _own_threads(own)
+                row.provider = row.provider or _own_provider(own)
                 _log.info("measurement.leased", device_id=device.id, request=row.id, attempt=row.attempts)
-                return _lease(row)
+                return _lease(row, queries.items(session, row.id))
         return None
 
     def _grant(self, row: MeasurementRequestRow, agent: str, now: datetime) -> None:
@@ -116,14 +128,21 @@ class DeviceWork:
             row.lease_until = until = now + self.settings.device_lease
         return until
 
-    def content(self, device: DeviceRow, lease_id: str) -> MeasurementRequestRow:
-        """Give the request whose bytes the agent may fetch.
+    def content(
+        self, device: DeviceRow, lease_id: str, position: int = 0
+    ) -> MeasurementRequestRow | MeasurementItemRow:
+        """Give what names the bytes that the agent may fetch: the request, or its item at this position.
 
         Raises:
             DeviceLeaseLost: the device holds no such lease.
+            NotFound: it has no such item.
         """
         with self.database.unit_of_work() as session:
-            return self._held(session, device, lease_id)
+            row = self._held(session, device, lease_id)
+            found: Sequence[MeasurementRequestRow | MeasurementItemRow] = queries.items(session, row.id) or [row]
+            if not 0 <= position < len(found):
+                raise NotFound(f"The lease has {len(found)} items; there is no item {position}.")
+            return found[position]
 
     def record(self, device: DeviceRow, report: LatencyReport) -> Recorded:
         """Keep what was measured under a lease, once: a repeated report is answered with the same measurement.
@@ -135,14 +154,16 @@ class DeviceWork:
         with self.database.unit_of_work() as session:
             request = queries.by_lease(session, device.id, report.lease)
             if request is not None and request.measurement_id is not None:
-                kept = queries.measurement(session, device.tenant, request.measurement_id)
+                kept = queries.measurement(session, request.tenant, request.measurement_id)
                 if kept is not None:
                     return Recorded(row=kept, created=False)
             if request is None or request.state != RequestState.LEASED:
                 raise _lost(report.lease)
+            if queries.items(session, request.id):
+                raise MeasurementRefused("The lease is of several items.", advice="Post one result for each.")
             now = self.clock(session)
-            _check(report, request, now)
-            row = _measurement(request, report, now)
+            batches.check(report, request, request.sha256, now)
+            row = batches.measurement_row(request, report, now)
             session.add(row)
             session.flush()
             request.measurement_id = row.id
@@ -150,6 +171,28 @@ class DeviceWork:
             queries.note_seen(session, device.id, now, None)
         _log.info("measurement.recorded", device_id=device.id, request=request.id, measurement=row.id)
         return Recorded(row=row, created=True)
+
+    def settle(self, device: DeviceRow, lease_id: str, report: BatchReport) -> MeasurementRequestRow:
+        """Keep what was measured of each item of a lease, once: a repeated report changes nothing.
+
+        Raises:
+            DeviceLeaseLost: the device holds no such lease.
+            MeasurementRefused: it is of other bytes or settings than were leased, or cannot have happened.
+        """
+        with self.database.unit_of_work() as session:
+            row = queries.by_lease(session, device.id, lease_id)
+            items = queries.items(session, row.id) if row else ()
+            if row is not None and row.state in {RequestState.MEASURED, RequestState.FAILED}:
+                return row
+            if row is None or row.state != RequestState.LEASED:
+                raise _lost(lease_id)
+            if not items:
+                raise MeasurementRefused("The lease is of one network.", advice="Post it to /v1/measurements.")
+            now = self.clock(session)
+            batches.settle(session, row, items, report, now)
+            queries.note_seen(session, device.id, now, None)
+        _log.info("measurement.settled", device_id=device.id, request=row.id, items=len(items), state=row.state)
+        return row
 
     def fail(self, device: DeviceRow, lease_id: str, report: FailureReport) -> MeasurementRequestRow:
         """End a request with the device's own words; a repeated report changes nothing.
@@ -194,7 +237,13 @@ def _own_threads(attributes: Mapping[str, object]) -> int:
     return own if isinstance(own, int) and 1 <= own <= MAX_THREADS else 1
 
 
-def _lease(row: MeasurementRequestRow) -> Lease:
+def _own_provider(attributes: Mapping[str, object]) -> str | None:
+    """Give with which provider a device computes, as its agent reports it; None where it does not say."""
+    own = attributes.get("provider")
+    return own if isinstance(own, str) and 1 <= len(own) <= _PROVIDER_LENGTH else None
+
+
+def _lease(row: MeasurementRequestRow, items: Sequence[MeasurementItemRow]) -> Lease:
     if row.lease_id is None or row.lease_until is None:
         raise _lost(row.id)
     return Lease(
@@ -203,47 +252,12 @@ def _lease(row: MeasurementRequestRow) -> Lease:
         size_bytes=row.size_bytes,
         threads=row.threads or 1,
         batch=row.batch,
-        provider=row.provider or _CPU_PROVIDER,
+        provider=row.provider or batches.CPU_PROVIDER,
         warmup=row.warmup,
         repeats=row.repeats,
+        profile=row.profile,
         until=row.lease_until,
-    )
-
-
-def _check(report: LatencyReport, request: MeasurementRequestRow, now: datetime) -> None:
-    """Pass if this is what was leased and can have happened since."""
-    wrong = []
-    if report.sha256 != request.sha256:
-        wrong.append(FieldError(pointer="/sha256", message=f"is {report.sha256}; leased was {request.sha256}"))
-    if request.threads is not None and report.threads != request.threads:
-        wrong.append(FieldError(pointer="/threads", message=f"is {report.threads}; leased was {request.threads}"))
-    provider = request.provider or _CPU_PROVIDER
-    if report.provider != provider:
-        wrong.append(FieldError(pointer="/provider", message=f"is {report.provider}; leased was {provider}"))
-    taken = timedelta(milliseconds=sum(report.samples_ms) + report.load_ms)
-    since = now - (request.leased_at or now)
-    if since >= timedelta(0) and taken > since * _SLACK_SHARE + _SLACK:
-        message = f"add up to {taken.total_seconds():.1f} s; the lease began {since.total_seconds():.1f} s ago"
-        wrong.append(FieldError(pointer="/samples_ms", message=message))
-    if wrong:
-        detail = "; ".join(f"{error.pointer} {error.message}" for error in wrong)
-        raise MeasurementRefused(f"This is not what was leased: {detail}.", errors=wrong)
-
-
-def _measurement(request: MeasurementRequestRow, report: LatencyReport, now: datetime) -> MeasurementRow:
-    samples = report.samples_ms
-    return MeasurementRow(
-        **report.model_dump(mode="json", exclude={"lease"}),
-        id=new_id("msr"),
-        tenant=request.tenant,
-        artifact_id=request.artifact_id,
-        model_id=request.model_id,
-        device=request.device_id,
-        p50_ms=quantile(samples, 0.5),
-        p90_ms=quantile(samples, 0.9),
-        p99_ms=quantile(samples, 0.99),
-        mean_ms=sum(samples) / len(samples),
-        created_at=now,
+        items=tuple(LeasedItem(name=item.name, sha256=item.sha256, size_bytes=item.size_bytes) for item in items),
     )
 
 

@@ -10,12 +10,14 @@ from typing import Final
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db import artifacts, inputs
 from app.db import devices as queries
 from app.db.session import Clock, Database
 from app.db.tables import DeviceRow, MeasurementRequestRow, MeasurementRow, NetworkRow, WorkerRow
+from app.domain.batch import BatchSpec
 from app.domain.device import (
     LOCAL,
     OPEN,
@@ -23,12 +25,13 @@ from app.domain.device import (
     DeviceSpec,
     DeviceState,
     MeasurementSpec,
+    NetworkRef,
     RequestState,
     presence,
 )
 from app.errors import DeviceRevoked, NotFound, Unauthorized, ValidationFailed
 from app.ids import new_id
-from app.services import idempotency
+from app.services import batches, idempotency
 from app.settings import Settings
 
 _TOKEN_BYTES: Final = 32
@@ -155,31 +158,62 @@ class Devices:
         """
         _refuse_local(device_id, "Its workers measure what their jobs make; run an agent on that machine for the rest.")
         with self.database.unit_of_work() as session:
-            device = _found(queries.find(session, tenant, device_id), device_id)
-            if device.revoked_at is not None:
-                raise ValidationFailed(f"{device_id} was revoked; it measures nothing any more.")
-            sha256, size_bytes = _network(session, tenant, spec)
+            _askable(queries.find(session, tenant, device_id), device_id)
             now = self.clock(session)
-            row = MeasurementRequestRow(
-                id=new_id("mrq"),
-                tenant=tenant,
-                device_id=device_id,
-                artifact_id=spec.artifact,
-                model_id=spec.model,
-                sha256=sha256,
-                size_bytes=size_bytes,
-                **spec.model_dump(exclude={"artifact", "model"}),
-                state=RequestState.QUEUED.value,
-                attempts=0,
-                created_at=now,
-                expires_at=now + self.settings.device_request_ttl,
-            )
-            session.add(row)
-            session.flush()
+            expires_at = now + self.settings.device_request_ttl
+            if spec.networks is None:
+                row = _single(session, tenant, device_id, spec, now=now, expires_at=expires_at)
+            else:
+                several = _several(session, tenant, spec)
+                row = batches.add_request(session, tenant, device_id, several, now=now, expires_at=expires_at)
             if ticket is not None:
                 idempotency.bind(session, ticket, row.id)
         _log.info("measurement.asked", device_id=device_id, request=row.id)
         return row
+
+    def ask_batch(
+        self, tenant: str, device_id: str, spec: BatchSpec, *, job_id: str | None = None, once: str | None = None
+    ) -> MeasurementRequestRow:
+        """Ask a device to time several items in turn, whose bytes are in the store; under one `once` only once.
+
+        Raises:
+            NotFound: the tenant has no such device.
+            ValidationFailed: the device was revoked.
+        """
+        try:
+            with self.database.unit_of_work() as session:
+                known = queries.asked_once(session, tenant, once) if once else None
+                if known is not None:
+                    return known
+                if device_id != LOCAL:
+                    _askable(queries.find(session, tenant, device_id), device_id)
+                now = self.clock(session)
+                expires_at = now + self.settings.device_request_ttl
+                row = batches.add_request(
+                    session, tenant, device_id, spec, now=now, expires_at=expires_at, job_id=job_id, once=once
+                )
+        except IntegrityError:  # another process asked the same in the same moment
+            with self.database.read_only() as session:
+                known = queries.asked_once(session, tenant, once) if once else None
+            if known is None:
+                raise
+            return known
+        _log.info("measurement.asked", device_id=device_id, request=row.id, items=len(spec.items), job_id=job_id)
+        return row
+
+    def batch(self, tenant: str, device_id: str, request_id: str) -> batches.Batch:
+        """Give a request with its items and what was measured of them.
+
+        Raises:
+            NotFound: it was never asked.
+        """
+        with self.database.read_only() as session:
+            row = _asked(queries.read_request(session, tenant, device_id, request_id), request_id)
+            items = [
+                (item, queries.measurement(session, tenant, item.measurement_id) if item.measurement_id else None)
+                for item in queries.items(session, row.id)
+            ]
+        return batches.Batch(request=row, items=items)
 
     def request(self, tenant: str, device_id: str, request_id: str) -> MeasurementRequestRow:
         """Give a measurement that was asked of a device.
@@ -262,19 +296,62 @@ class Devices:
         )
 
 
-def _network(session: Session, tenant: str, spec: MeasurementSpec) -> tuple[str, int]:
+def _single(
+    session: Session, tenant: str, device_id: str, spec: MeasurementSpec, *, now: datetime, expires_at: datetime
+) -> MeasurementRequestRow:
+    """Add a request of one network."""
+    sha256, size_bytes = _network(session, tenant, spec)
+    row = MeasurementRequestRow(
+        id=new_id("mrq"),
+        tenant=tenant,
+        device_id=device_id,
+        artifact_id=spec.artifact,
+        model_id=spec.model,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        **spec.model_dump(exclude={"artifact", "model", "networks"}),
+        state=RequestState.QUEUED.value,
+        attempts=0,
+        created_at=now,
+        expires_at=expires_at,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _several(session: Session, tenant: str, spec: MeasurementSpec) -> BatchSpec:
+    """Give the networks of a user's question as items, each under the id that it was asked by."""
+    items = []
+    for network in spec.networks or ():
+        sha256, size_bytes = _network(session, tenant, network)
+        name = network.artifact or network.model or ""
+        items.append({**network.model_dump(), "name": name, "sha256": sha256, "size_bytes": size_bytes})
+    if len({item["name"] for item in items}) != len(items):
+        raise ValidationFailed("A network is named twice among `networks`.", advice="Name each once.")
+    how = spec.model_dump(exclude={"artifact", "model", "networks"})
+    return BatchSpec.model_validate({**how, "items": items})
+
+
+def _network(session: Session, tenant: str, asked: MeasurementSpec | NetworkRef) -> tuple[str, int]:
     """Give digest and size of the bytes that are to be timed."""
-    if spec.model is not None:
-        network = inputs.find(session, NetworkRow, tenant, spec.model)
+    if asked.model is not None:
+        network = inputs.find(session, NetworkRow, tenant, asked.model)
         if network is None:
-            raise NotFound(f"There is no model {spec.model}.")
+            raise NotFound(f"There is no model {asked.model}.")
         return network.sha256, network.size_bytes
-    artifact = artifacts.find(session, tenant, spec.artifact or "")
+    artifact = artifacts.find(session, tenant, asked.artifact or "")
     if artifact is None:
-        raise NotFound(f"There is no artifact {spec.artifact}.")
+        raise NotFound(f"There is no artifact {asked.artifact}.")
     if artifact.kind != "onnx":
         raise ValidationFailed(f"{artifact.id} is a {artifact.kind}; only ONNX artifacts can be timed.")
     return artifact.sha256, artifact.size_bytes
+
+
+def _askable(row: DeviceRow | None, device_id: str) -> None:
+    """Pass if there is such a device and its agent may still call."""
+    if _found(row, device_id).revoked_at is not None:
+        raise ValidationFailed(f"{device_id} was revoked; it measures nothing any more.")
 
 
 def _refuse_local(device_id: str, why: str) -> None:

@@ -166,6 +166,7 @@ def test_a_lease_names_everything_that_is_to_be_measured(services: Services, clo
         provider="CPUExecutionProvider",
         warmup=10,
         repeats=30,
+        profile=False,
         until=clock.moment + timedelta(seconds=60),
     )
 
