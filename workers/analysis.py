@@ -1,7 +1,7 @@
 """A network in the words of the API: what it costs, what may be cut, and how small it can become."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from workers.pruning.groups.cost_model import cost_model, to_json
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
 from workers.pruning.types import Cost, CostModel, Json, Metric, TensorSpec
+from workers.rehearsal import rehearse
 
 DEFAULT_MIN_KEEP: Final = 0.1
 
@@ -22,6 +23,8 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
     model = cost_model(graph, grouping)
     before = cost.count(graph)
     outputs = head.find(graph)
+    groups = explain(graph, grouping, model)
+    rehearsal = rehearse(graph, [_share(group) for group in groups])
     return {
         "opset": graph.opset_imports.get("", 0),
         "producer": " ".join(part for part in (graph.producer_name, graph.producer_version) if part),
@@ -30,13 +33,19 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
         **figures(before),
         "num_nodes": len(list(graph.graph)),
         "op_types": dict(sorted(Counter(node.op_type for node in graph.graph).items())),
-        "prunable_groups": explain(graph, grouping, model),
+        "prunable_groups": [{**group, "sensitivity": rehearsal.changes.get(str(group["id"]))} for group in groups],
         "frozen": [{"node": entry.node, "reason": entry.reason} for entry in grouping.frozen],
         "reachable": smallest_ratios(model, before),
         "head": "classification" if outputs.is_classification else "other",
-        "warnings": [],
+        "speed": rehearsal.speed,
+        "warnings": [rehearsal.note] if rehearsal.note else [],
         "cost_model": to_json(model, grouping),
     }
+
+
+def _share(group: Mapping[str, Json]) -> float:
+    share = group["share_of_macs"]
+    return share if isinstance(share, float) else 0.0
 
 
 def figures(counted: Cost) -> dict[str, Json]:

@@ -7,7 +7,7 @@ from workers.pruning.types import CostModel, Group, Grouping, Json, Length, Role
 _MAX_LAYERS = 32
 
 
-def explain(graph: ir.Model, grouping: Grouping, model: CostModel) -> list[Json]:
+def explain(graph: ir.Model, grouping: Grouping, model: CostModel) -> list[dict[str, Json]]:
     """Describe every group in plain JSON: id, channels, layers, share of MACs, reason in words.
 
     `share_of_macs` is the share of all MACs that would go if the group were gone entirely; shares of neighbours
