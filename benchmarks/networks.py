@@ -184,9 +184,9 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def export(network: nn.Module, exporter: Exporter, *, folded: bool, side: int = 32) -> bytes:
+def export(network: nn.Module, exporter: Exporter, *, folded: bool, side: int = 32, channels: int = 3) -> bytes:
     """Export with a dynamic batch axis, BatchNormalization kept or folded, by the new or the legacy exporter."""
-    images = torch.randn(2, 3, side, side)
+    images = torch.randn(2, channels, side, side)
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
