@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     job_retention: Duration = Field(
         timedelta(days=30), description="How long a finished job and its artifacts are kept."
     )
+    statistics_retention: Duration = Field(
+        timedelta(days=7),
+        description="How long scores and statistics of a model on its data are kept for further jobs after their last "
+        "use.",
+    )
     idempotency_ttl: Duration = Field(timedelta(hours=24), description="How long an idempotency key is remembered.")
     idempotency_lock: Duration = Field(
         timedelta(minutes=10), description="How long an unanswered request keeps its key before a retry takes over."

@@ -18,9 +18,10 @@ from typing import Any, Final
 from workers.checkpoints import FileJournal
 from workers.progress import Reporter, rounds_of, weights_of
 from workers.protocol import PARENT_VARIABLE, PIPE_VARIABLE, LineWriter
-from workers.pruning.errors import OutOfMemory, PruningError
-from workers.pruning.types import Json, Run
+from workers.pruning.errors import DeviceRefused, OutOfMemory, PruningError
+from workers.pruning.types import Json, Run, Stopwatch
 from workers.sandbox import Limits, SandboxIncomplete, die_with_parent, enter
+from workers.stopwatch import ServiceStopwatch
 
 Emit = Callable[[Mapping[str, Json]], None]
 # What allocators say that do not raise MemoryError: torch on CPU and CUDA, ONNX Runtime, the C++ library, pthreads.
@@ -46,6 +47,8 @@ class Order:
     checkpoints: Path
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
+    folder: Path | None = None  # where questions to devices go; None: nobody answers
+    clocks: tuple[Mapping[str, Any], ...] = ()  # the devices that may be asked
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Order":
@@ -63,6 +66,8 @@ class Order:
             out=folder / "out",
             checkpoints=folder / "checkpoints",
             write=(folder,),
+            folder=folder,
+            clocks=tuple(written.get("clocks", ())),
         )
 
 
@@ -90,16 +95,38 @@ def _work(order: Order, reporter: Reporter, emit: Emit) -> dict[str, Json]:
         return pipeline.analyse_network(_given(order.network, "network"))
     if order.kind == "analyse_dataset":
         return pipeline.analyse_dataset(_given(order.dataset, "dataset"))
+    journal = FileJournal(folder=order.checkpoints, emit=emit)
     run = Run(
         seed=order.seed,
         num_threads=order.num_threads,
         device=order.limits.device,
         report=reporter,
-        journal=FileJournal(folder=order.checkpoints, emit=emit),
+        journal=journal,
         clock=time.monotonic,
+        stopwatches=_stopwatches(order, journal, emit),
     )
-    spec = PruneSpec.from_json(order.spec)
+    called = {clock["device"]: {key: clock[key] for key in ("name", "processor")} for clock in order.clocks}
+    spec = PruneSpec.from_json({**order.spec, "called": called})
     return pipeline.prune(spec, network=_given(order.network, "network"), dataset=order.dataset, out=order.out, run=run)
+
+
+def _stopwatches(order: Order, journal: FileJournal, emit: Emit) -> dict[str, Stopwatch]:
+    """Give the devices that the service lets this attempt ask."""
+    folder = order.folder
+    if folder is None:
+        return {}
+    return {
+        clock["device"]: ServiceStopwatch(
+            device=clock["device"],
+            threads=clock["threads"],
+            batch=clock["batch"],
+            rows=clock["rows"],
+            folder=folder,
+            emit=emit,
+            journal=journal,
+        )
+        for clock in order.clocks
+    }
 
 
 def _given(path: Path | None, what: str) -> Path:
@@ -113,7 +140,8 @@ def problem_of(error: Exception) -> dict[str, Json]:
 
     A traceback may hold samples or paths of the host, so it goes to the attempt's log and never to the user.
     """
-    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY):
+    said = "" if isinstance(error, DeviceRefused) else str(error).lower()  # a device's words are not about this attempt
+    if isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY):
         error = OutOfMemory(
             "The attempt needs more memory than it may use",
             actual=None,

@@ -119,10 +119,19 @@ class Child:
         self.peak_rss_bytes = max(self.peak_rss_bytes, resident, _own_peak(self.process.pid))
         return resident
 
+    def stand_still(self) -> None:
+        """Stop every process of the group where it is."""
+        self._signal_group(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let a group that stands still go on."""
+        self._signal_group(signal.SIGCONT)
+
     def kill(self, grace: float) -> Death:
         """End the whole group: a request, `grace` seconds, then by force; returns when no process of it is left."""
         family = self._family()
         self._signal_group(signal.SIGTERM)
+        self.go_on()  # a process that stands still hears nothing
         until = time.monotonic() + grace
         while self.ended() is None and time.monotonic() < until:
             self.receive_quietly(0.02)

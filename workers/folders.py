@@ -25,7 +25,9 @@ SPEC: Final = "spec.json"
 CHECKPOINTS: Final = "checkpoints"
 OUT: Final = "out"
 SCRATCH: Final = "tmp"
-_FOLDERS: Final = (CHECKPOINTS, OUT, SCRATCH)
+ASKED: Final = "asked"  # networks that the child wants timed
+ANSWERS: Final = "answers"
+_FOLDERS: Final = (CHECKPOINTS, OUT, SCRATCH, ASKED, ANSWERS)
 
 
 class NotAPlainFile(Exception):
@@ -78,6 +80,27 @@ class JobFolder:
             raise NotAPlainFile(f"{folder}/{name[:80]} is not a regular file")
         with os.fdopen(number, "rb") as file:
             yield file
+
+    def answer(self, name: str, content: bytes) -> None:
+        """Give the child the answer to a question: whole, or not at all, and nowhere but in its folder of answers.
+
+        Raises:
+            NotAPlainFile: the child made something else of that folder.
+        """
+        try:
+            inside = os.open(self.path / ANSWERS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise NotAPlainFile(f"{ANSWERS} cannot be written to ({error.strerror})") from error
+        try:
+            part = f"{name}.part"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=inside)
+            number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=inside)
+            with os.fdopen(number, "wb") as file:
+                file.write(content)
+            os.rename(part, name, src_dir_fd=inside, dst_dir_fd=inside)
+        finally:
+            os.close(inside)
 
     def remove(self) -> None:
         """Remove everything; rmtree follows no links."""

@@ -1,6 +1,7 @@
 """What this machine offers to an attempt: threads, memory, a device."""
 
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,11 @@ def memory_limit(asked: int | None, *, cgroup_limit: Path = _CGROUP_LIMIT) -> in
     total = int(psutil.virtual_memory().total)
     text = cgroup_limit.read_text().strip() if cgroup_limit.exists() else ""
     return int(_SHARE * (min(total, int(text)) if text.isdigit() else total))
+
+
+def runtime_version() -> str:
+    """Give the version of ONNX Runtime here, without loading it."""
+    return version("onnxruntime")
 
 
 def device() -> str:

@@ -1,7 +1,8 @@
 """The lines between a supervisor and its child: one JSON object per line, on a pipe of its own.
 
 Events: `sandbox` {layers}, `progress` {phase, fraction, message, metrics, eta_seconds}, `checkpoint` {step, files},
-`warning` {code, message}, and last either `result` {result} or `problem` {code, title, detail, ..., retryable}.
+`warning` {code, message}, `measure` {request, device, items, threads, batch, shapes}, which is answered by a file
+`answers/<request>.json` in the attempt's folder, and last either `result` {result} or `problem` {code, title, detail, ..., retryable}.
 """
 
 import json

@@ -25,9 +25,12 @@ from app.services.assembly import Services, open_services
 from app.services.claims import Claimed
 from app.settings import Settings
 from workers import host
+from workers.asking import Asking
 from workers.child import start
+from workers.clocks import asked_devices, clocks
 from workers.folders import CHECKPOINTS, COMPANION_SUFFIX, DATASET, NETWORK, SCRATCH, JobFolder, NotAPlainFile
 from workers.lease import Lease
+from workers.local_timer import LocalTimer
 from workers.outcome import measurements, problem, problem_of_death, problem_of_event, shown, store_artifacts
 from workers.presence import Presence
 from workers.sandbox import Limits, child_environment
@@ -116,7 +119,7 @@ class Supervisor:
             file_bytes=settings.child_file_bytes,
             open_files=1024,
             device=host.device(),
-            required=tuple(name.strip() for name in settings.sandbox_required.split(",") if name.strip()),
+            required=settings.required_layers,
         )
         return {
             "kind": claimed.kind.value,
@@ -125,6 +128,7 @@ class Supervisor:
             "attempt": claimed.attempt,
             "num_threads": threads,
             "limits": asdict(limits),
+            "clocks": clocks(self.services, claimed),
         }
 
     def _attempt(self, folder: JobFolder, claimed: Claimed, lease: Lease) -> Ending:
@@ -141,12 +145,18 @@ class Supervisor:
             stopping=self.stopping,
             seen=lambda: self.presence.seen(claimed.job_id),
             memory_bytes=host.memory_limit(self.settings.child_memory_bytes),
+            asking=self._asking(folder, claimed),
             clock=self.clock,
         )
         ending = tending.watch()
         if ending.said is None or ending.said.get("code") == "internal-error":
             log.warning("attempt.last_words", tail=child.log_tail)
         return ending
+
+    def _asking(self, folder: JobFolder, claimed: Claimed) -> Asking:
+        timer = LocalTimer(settings=self.settings, environment=self.environment, clock=self.clock)
+        devices = asked_devices(claimed)
+        return Asking(services=self.services, claimed=claimed, folder=folder, timer=timer, devices=devices)
 
     def _record(self, folder: JobFolder, claimed: Claimed, lease: Lease, ending: Ending) -> None:
         job, attempts = (claimed.job_id, claimed.epoch), self.services.attempts

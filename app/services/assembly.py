@@ -13,6 +13,7 @@ from app.services.idempotency import Idempotency
 from app.services.inputs import Inputs
 from app.services.jobs import Jobs
 from app.services.outbox import Outbox
+from app.services.timings import Timings
 from app.services.uploads import Uploads
 from app.services.workers import Workers
 from app.settings import Settings
@@ -38,6 +39,7 @@ class Services:
     garbage: Garbage
     devices: Devices
     device_work: DeviceWork
+    timings: Timings
 
     @classmethod
     def of(
@@ -45,6 +47,7 @@ class Services:
     ) -> Self:
         """Give the services around these parts; without a clock, the database's time counts."""
         now = clock or database.now
+        devices = Devices(database=database, settings=settings, clock=now)
         outbox = Outbox(database=database, bell=bell, settings=settings, clock=now)
         return cls(
             settings=settings,
@@ -59,7 +62,8 @@ class Services:
             attempts=Attempts(database=database, store=store, settings=settings, outbox=outbox, clock=now),
             workers=Workers(database=database, clock=now),
             garbage=Garbage(database=database, store=store, settings=settings, clock=now),
-            devices=Devices(database=database, settings=settings, clock=now),
+            devices=devices,
+            timings=Timings(database=database, clock=now, devices=devices),
             device_work=DeviceWork(database=database, settings=settings, clock=now),
         )
 

@@ -18,6 +18,7 @@ PruningError
     ParityFailed          torch and ONNX Runtime disagree            (export)
     UnstableTiming        timings too noisy to state                 (measure)
     DeviceGone            a device did not answer in time            (stopwatches)
+    DeviceRefused         a device cannot load or run a network      (stopwatches)
 
 A class lives here because two stages may raise it; what is particular to one stage is said in its message.
 """
@@ -172,3 +173,10 @@ class DeviceGone(PruningError):
 
     code = "device-gone"
     title = "The device did not answer"
+
+
+class DeviceRefused(PruningError):
+    """A device could not load or run a network; its runtime's own words are in the message."""
+
+    code = "measurement-failed"
+    title = "The device could not measure the network"

@@ -1,0 +1,163 @@
+"""What workers do for jobs that need a latency: ask a device once, see how far it is, know what was timed before.
+
+A question of a job is asked once, however often its attempts die: it carries a digest of the job and of everything that
+is asked, and the same digest is the same request.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.db import jobs
+from app.db.session import Clock, Database
+from app.db.tables import MeasurementRow
+from app.domain.batch import BatchSpec
+from app.domain.device import LOCAL, MAX_THREADS, OPEN, RequestState
+from app.domain.report import MeasuredKind, MeasurementReport
+from app.errors import LeaseLost, NotFound
+from app.ids import new_id
+from app.services.devices import Devices
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+_NEWEST = 20_000  # rows of one device's table that are looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Under which a device times: what makes rows of its table comparable."""
+
+    threads: int
+    runtime_version: str | None  # None: its agent has never called
+    cpu: str | None = None  # asked for where a device may be several machines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How far a question is, and how long it is waited for."""
+
+    state: RequestState
+    seen_at: datetime | None
+    gives_up_at: datetime
+    now: datetime
+    problem: Mapping[str, object] | None
+    measured: Mapping[str, MeasurementRow]  # by name
+    failed: Mapping[str, Mapping[str, object]]  # problems, by name
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self.state not in OPEN
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the device has been silent for longer than it is waited for."""
+        return not self.ended and self.now >= self.gives_up_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """The verbs of supervisors about latencies."""
+
+    database: Database
+    clock: Clock
+    devices: Devices
+
+    def conditions(self, tenant: str, device_id: str, *, threads: int | None) -> Conditions:
+        """Give how a device times for a job that asks for these threads, or for the device's own."""
+        try:
+            attributes = self.devices.get(tenant, device_id).attributes or {}
+        except NotFound:  # deleted with its tenant's data; the question will say so
+            attributes = {}
+        own, version = attributes.get("threads"), attributes.get("runtime_version")
+        usual = own if isinstance(own, int) and 1 <= own <= MAX_THREADS else 1
+        known = version if isinstance(version, str) else None
+        return Conditions(threads=threads or usual, runtime_version=known)
+
+    def table(self, tenant: str, device_id: str, conditions: Conditions) -> dict[str, float]:
+        """Give the layers that a device timed before under these conditions: key to median, the newest of each.
+
+        A key says everything about a layer, its batch among it.
+        """
+        row = MeasurementRow
+        query = (
+            select(row.key, row.p50_ms, row.host)
+            .where(row.tenant == tenant, row.device == device_id, row.kind == MeasuredKind.LAYER.value)
+            .where(row.threads == conditions.threads, row.runtime_version == conditions.runtime_version)
+            .order_by(row.id.desc())
+            .limit(_NEWEST)
+        )
+        found: dict[str, float] = {}
+        with self.database.read_only() as session:
+            for key, p50_ms, machine in session.execute(query):
+                if key is not None and conditions.cpu in {None, machine.get("cpu")}:
+                    found.setdefault(key, p50_ms)
+        return found
+
+    def ask(self, tenant: str, device_id: str, spec: BatchSpec, *, job_id: str, question: str) -> str:
+        """Ask a device for a job, unless this very question was asked before; gives the request's id.
+
+        Raises:
+            NotFound: there is no such device any more.
+            ValidationFailed: it was revoked.
+        """
+        once = hashlib.sha256(f"{job_id} {device_id} {question}".encode()).hexdigest()
+        return self.devices.ask_batch(tenant, device_id, spec, job_id=job_id, once=once).id
+
+    def look(self, tenant: str, device_id: str, request_id: str, *, wait: timedelta) -> Asked:
+        """Say how far a question is. A silent device is waited for until `wait` after it was heard of, or asked.
+
+        Raises:
+            NotFound: it was never asked.
+        """
+        found = self.devices.batch(tenant, device_id, request_id)
+        seen_at = None if device_id == LOCAL else self.devices.get(tenant, device_id).seen_at
+        with self.database.read_only() as session:
+            now = self.clock(session)
+        asked_at = found.request.created_at
+        heard = max(asked_at, seen_at) if seen_at else asked_at
+        return Asked(
+            state=RequestState(found.request.state),
+            seen_at=seen_at,
+            gives_up_at=heard + wait,
+            now=now,
+            problem=found.request.problem,
+            measured={item.name: row for item, row in found.items if row is not None},
+            failed={item.name: item.problem for item, _ in found.items if item.problem is not None},
+        )
+
+    def give_up(self, tenant: str, device_id: str, request_id: str) -> None:
+        """Wait no longer: the device is not to measure in vain when it comes back."""
+        self.devices.cancel(tenant, device_id, request_id)
+
+    def keep(self, job_id: str, epoch: int, measured: Sequence[MeasurementReport]) -> None:
+        """Record what a worker timed on its own host for a job that it holds.
+
+        Raises:
+            LeaseLost: the attempt no longer holds the job.
+        """
+        with self.database.unit_of_work() as session:
+            job = jobs.find_held(session, job_id, epoch)
+            if job is None:
+                raise LeaseLost(f"Job {job_id} is no longer held by epoch {epoch}; nothing was recorded.")
+            now = self.clock(session)
+            session.add_all(
+                MeasurementRow(
+                    **one.model_dump(mode="json"), id=new_id("msr"), tenant=job.tenant, job_id=job_id, created_at=now
+                )
+                for one in measured
+            )
+
+
+def link_measurements(
+    session: Session, job_id: str, sha256: str, *, artifact_id: str | None, model_id: str | None
+) -> None:
+    """Say of what was timed during a job which artifact or model it was, now that it has an id."""
+    row = MeasurementRow
+    statement = update(row).where(row.job_id == job_id, row.sha256 == sha256, row.artifact_id.is_(None))
+    values = {"artifact_id": artifact_id, "model_id": None if artifact_id else model_id}
+    session.execute(statement.values(**values), execution_options={"synchronize_session": False})
