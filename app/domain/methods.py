@@ -17,11 +17,15 @@ _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AutoOptions(BaseModel):
-    """Information gain per MAC, compensation, distillation."""
+    """Optimal-brain-surgeon elimination per cost, compensation, distillation."""
 
     model_config = _STRICT
 
     method: Literal["auto"] = Field(default="auto", exclude=True, repr=False)
+    order: Literal["obs", "information_gain"] = Field(
+        default="obs",
+        description="obs: by the damage left after the others are refitted; information_gain: each channel alone.",
+    )
     calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples that scores look at.")
     probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of the information gain.")
     alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")

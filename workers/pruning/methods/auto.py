@@ -1,25 +1,46 @@
-"""`auto`: information gain per multiply-add, closed-form compensation, distillation."""
+"""`auto`: coupled optimal-brain-surgeon elimination, closed-form compensation, distillation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
 
 from workers.pruning.methods import steps
+from workers.pruning.methods.steps import Batches
 from workers.pruning.methods.task import Outcome, Task
+from workers.pruning.scores.brain_surgeon import brain_surgeon
 from workers.pruning.scores.information_gain import information_gain
-from workers.pruning.types import Phase
+from workers.pruning.types import FloatArray, Json, Memo, Phase, Scores
+
+Order = Literal["obs", "information_gain"]
+STATISTICS: Final = "statistics"  # the journal's name for what does not depend on the target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What is known of the units before any target: their worth, their gain alone, and how each group was ranked."""
+
+    scores: Scores
+    gain: FloatArray
+    groups: tuple[Mapping[str, Json], ...]
 
 
 def auto(
     task: Task,
     *,
+    order: Order = "obs",
     calibration_samples: int = 512,
     probes: int = 4,
     alpha: float = 1.0,
     compensate: bool = True,
 ) -> Outcome:
-    """Prune by what each channel tells about the answer, per multiply-add that it costs.
+    """Prune by the damage that each channel's removal adds once the others stand in for it, per cost saved.
 
-    Source: the score is the information gain of EasiEdge (Yu, Cui et al. 2021) in its half-Fisher form, estimated with
-    Rademacher probes; the sequential least-squares repair and the order by score over cost are our own. Differs from
-    EasiEdge: no ADMM, no labels. With probability outputs the gain is exact to second order; other outputs are taken
-    as Gaussian.
+    Source: the order is optimal brain surgeon over coupled layers (`scores.brain_surgeon`, ours on Hassibi & Stork
+    1992), or with `order="information_gain"` that of EasiEdge (Yu, Cui et al. 2021) in its half-Fisher form; the
+    sequential least-squares repair and the choice by damage over cost are our own. No labels enter. See
+    docs/methods/auto.md.
 
     Raises:
         TargetUnreachable: the floor is above the target.
@@ -29,9 +50,75 @@ def auto(
     """
     task.run.report(Phase.SCORE, 0.0)
     batches = steps.calibration_batches(task, calibration_samples)
-    scores = steps.remembered_scores(
-        task,
-        lambda: information_gain(task.graph, task.grouping, batches, probes=probes, run=task.run),
+    found = statistics(task, batches, order=order, probes=probes)
+    chosen = steps.choose(task, found.scores, alpha)
+    outcome = steps.recover(task, chosen, batches, compensated=compensate, score_source=found.scores.source)
+    facts = {**outcome.facts, "groups": _facts(task, found, outcome)}
+    return replace(outcome, warnings=(*outcome.warnings, *_warnings(found)), facts=facts)
+
+
+def statistics(task: Task, batches: Batches, *, order: Order, probes: int) -> Statistics:
+    """Everything that serves all targets of a network and its data, computed once and remembered.
+
+    One pass over the calibration data and the elimination of every group to its end. The memo depends on the network,
+    the calibration samples, the seed, `order` and `probes`, and on nothing else.
+    """
+    memo = task.run.journal.recall(STATISTICS)
+    if memo is not None:
+        return _recalled(memo)
+    found = _measured(task, batches, order, probes)
+    arrays = {"scores": found.scores.values, "gain": found.gain}
+    state: dict[str, Json] = {"source": found.scores.source, "groups": found.groups}
+    task.run.journal.record(STATISTICS, Memo(arrays=arrays, state=state))
+    return found
+
+
+def _measured(task: Task, batches: Batches, order: Order, probes: int) -> Statistics:
+    graph, grouping = task.graph, task.grouping
+    if order == "information_gain":
+        gain = information_gain(graph, grouping, batches, probes=probes, run=task.run, head=task.head)
+        return Statistics(scores=gain, gain=gain.values, groups=())
+    damage = brain_surgeon(graph, grouping, batches, probes=probes, run=task.run, head=task.head)
+    return Statistics(scores=damage.scores, gain=damage.gain, groups=damage.groups)
+
+
+def _recalled(memo: Memo) -> Statistics:
+    groups = memo.state["groups"]
+    if not isinstance(groups, Sequence) or isinstance(groups, str):
+        raise TypeError("recorded statistics hold a list of groups")
+    return Statistics(
+        scores=Scores(values=memo.arrays["scores"].astype(np.float64), source=str(memo.state["source"])),
+        gain=memo.arrays["gain"].astype(np.float64),
+        groups=tuple(group for group in groups if isinstance(group, Mapping)),
     )
-    chosen = steps.choose(task, scores, alpha)
-    return steps.recover(task, chosen, batches, compensated=compensate, score_source=scores.source)
+
+
+def _facts(task: Task, found: Statistics, outcome: Outcome) -> list[Json]:
+    """State for every group what it kept and what the units that went were thought to be worth."""
+    facts: list[Json] = []
+    ranked = found.groups or ({"score": "information_gain"},) * len(task.grouping.groups)
+    for group, how in zip(task.grouping.groups, ranked, strict=True):
+        gone = ~outcome.keep.mask[group.start : group.stop]
+        facts.append(
+            {
+                **how,
+                "group": group.id,
+                "kept": int((~gone).sum()),
+                "of": group.width,
+                "predicted_divergence": float(found.scores.values[group.start : group.stop][gone].sum()),
+                "gain_removed": float(found.gain[group.start : group.stop][gone].sum()),
+            }
+        )
+    return facts
+
+
+def _warnings(found: Statistics) -> tuple[str, ...]:
+    """Say which groups could not be ranked by elimination."""
+    by_reason: dict[str, list[str]] = {}
+    for group in found.groups:
+        if "reason" in group:
+            by_reason.setdefault(str(group["reason"]), []).append(str(group["group"]))
+    return tuple(
+        f"Ranked by information gain, not by elimination: {', '.join(groups)}. {reason}."
+        for reason, groups in by_reason.items()
+    )
