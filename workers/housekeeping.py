@@ -63,6 +63,7 @@ def chores(services: Services) -> tuple[Chore, ...]:
         Chore(name="remove_folders", interval=settings.sweep_seconds, work=lambda: _remove_folders(settings)),
         Chore(name="forget_keys", interval=settings.garbage_seconds, work=services.idempotency.purge),
         Chore(name="expire_jobs", interval=settings.garbage_seconds, work=services.garbage.expire_jobs),
+        Chore(name="forget_statistics", interval=settings.garbage_seconds, work=services.garbage.forget_statistics),
         Chore(name="collect_content", interval=settings.garbage_seconds, work=services.garbage.collect),
         Chore(name="remove_uploads", interval=settings.garbage_seconds, work=lambda: _remove_uploads(services)),
         Chore(

@@ -13,6 +13,7 @@ from app.db.tables import (
     MeasurementRequestRow,
     MeasurementRow,
     NetworkRow,
+    StatisticsRow,
 )
 from app.domain.device import OPEN
 
@@ -72,6 +73,7 @@ def referenced(session: Session) -> set[str]:
         DatasetRow.sha256,
         ArtifactRow.sha256,
         CheckpointRow.sha256,
+        StatisticsRow.sha256,
     )
     waiting = select(MeasurementRequestRow.sha256).where(MeasurementRequestRow.state.in_(sorted(OPEN)))
     items = (

@@ -191,6 +191,22 @@ class CheckpointRow(Tenanted, Base):
     created_at: Mapped[datetime]
 
 
+class StatisticsRow(Base):
+    """One file of what was found out about a network on its data; jobs that ask the same of them share it."""
+
+    __tablename__ = "statistics"
+
+    tenant: Mapped[str] = mapped_column(WORD, primary_key=True, server_default=text("'default'"))
+    key: Mapped[str] = mapped_column(DIGEST, primary_key=True)  # of model, data and what was asked of them
+    step: Mapped[str] = mapped_column(NAME, primary_key=True)
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    job_id: Mapped[str] = mapped_column(ID)  # that computed it; it may be gone
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class IdempotencyRow(Tenanted, Base):
     """A request that may be sent again: its fingerprint, and its answer once there is one."""
 

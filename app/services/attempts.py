@@ -20,6 +20,7 @@ from app.db.tables import CheckpointRow, DatasetRow, JobRow, NetworkRow, OutboxR
 from app.domain.job import InputState, JobKind, JobState, Phase
 from app.errors import LeaseLost, ServiceError, WorkerLost
 from app.ids import Digest
+from app.services import statistics
 from app.services.claims import CheckpointFile, Claimed, Progress, claimed_inputs, source
 from app.services.outbox import Outbox
 from app.services.results import NewArtifact, NewMeasurement, keep_results
@@ -82,7 +83,10 @@ class Attempts:
             started_at=row.started_at or now,
             progress_at=None,
         )
-        files = artifact_queries.checkpoints(session, row.id)
+        own = [CheckpointFile.of(file) for file in artifact_queries.checkpoints(session, row.id)]
+        shared = statistics.reusable(session, row, [file.step for file in own], now)
+        if shared:
+            queries.log(session, row, now, "statistics", {"reused": sorted({file.step for file in shared})})
         _log.info("job.claimed", job_id=row.id, attempt=row.attempt, worker=worker_id)
         return Claimed(
             job_id=row.id,
@@ -96,10 +100,7 @@ class Attempts:
             lease_until=now + self.settings.lease_seconds,
             network=source(network),
             dataset=source(dataset),
-            checkpoints=tuple(
-                CheckpointFile(step=f.step, name=f.name, sha256=Digest(f.sha256), size_bytes=f.size_bytes)
-                for f in files
-            ),
+            checkpoints=(*own, *shared),
             last_problem=row.last_problem,
             traceparent=row.traceparent,
         )
@@ -182,15 +183,13 @@ class Attempts:
                 )
                 for name, (digest, size_bytes) in files.items()
             )
+            statistics.keep(session, row, step, files, now)
             queries.log(session, row, now, "checkpoint", {"step": step, "attempt": row.attempt})
 
     def checkpoints(self, job_id: str) -> tuple[CheckpointFile, ...]:
         """Give what earlier attempts left."""
         with self.database.read_only() as session:
-            return tuple(
-                CheckpointFile(step=f.step, name=f.name, sha256=Digest(f.sha256), size_bytes=f.size_bytes)
-                for f in artifact_queries.checkpoints(session, job_id)
-            )
+            return tuple(CheckpointFile.of(file) for file in artifact_queries.checkpoints(session, job_id))
 
     def finish(
         self,

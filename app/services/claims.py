@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from sqlalchemy.orm import Session
 
 from app.db import inputs
-from app.db.tables import DatasetRow, JobRow, NetworkRow
+from app.db.tables import CheckpointRow, DatasetRow, JobRow, NetworkRow, StatisticsRow
 from app.domain.job import JobKind, Phase
 from app.domain.methods import JobSpec
 from app.errors import DatasetDeleted, ModelDeleted
@@ -34,6 +35,11 @@ class CheckpointFile:
     name: str
     sha256: Digest
     size_bytes: int
+
+    @classmethod
+    def of(cls, row: CheckpointRow | StatisticsRow) -> Self:
+        """Give the file that a row names."""
+        return cls(step=row.step, name=row.name, sha256=Digest(row.sha256), size_bytes=row.size_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import delete
 
-from app.db import artifacts
+from app.db import artifacts, statistics
 from app.db.session import Clock, Database
 from app.db.tables import JobRow
 from app.settings import Settings
@@ -44,6 +44,11 @@ class Garbage:
         if freed:
             _log.info("garbage.collected", freed_bytes=freed)
         return freed
+
+    def forget_statistics(self) -> int:
+        """Forget what was found out about networks and was not used for a while; gives how many files."""
+        with self.database.unit_of_work() as session:
+            return statistics.forget(session, self.clock(session) - self.settings.statistics_retention)
 
     def expire_jobs(self) -> int:
         """Delete jobs that ended before the retention period, with their events and artifacts; gives how many."""
