@@ -119,3 +119,11 @@ def measurement(session: Session, tenant: str, measurement_id: str) -> Measureme
 def end(row: MeasurementRequestRow, state: RequestState, now: datetime, problem: dict[str, object] | None) -> None:
     """Set how a request ended; its lease's id stays, so that a repeated report finds the same answer."""
     row.state, row.finished_at, row.problem, row.lease_until = state.value, now, problem, None
+
+
+def cancel_of_job(session: Session, job_id: str, now: datetime) -> None:
+    """Cancel what a job still asks of devices: nobody waits for the answers any more."""
+    row = MeasurementRequestRow
+    statement = update(row).where(row.job_id == job_id, row.state.in_(_OPEN))
+    values = {"state": RequestState.CANCELLED.value, "finished_at": now, "lease_until": None}
+    session.execute(statement.values(**values), execution_options=_UNSYNCED)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
+from app.db import devices
 from app.db.tables import JobEventRow, JobRow
 from app.domain.job import HELD, TERMINAL, JobKind, JobState, check_transition
 from app.errors import IllegalTransition
@@ -113,6 +114,8 @@ def advance(
 ) -> None:
     """Change a job's state, guarded by the state and epoch that `row` was read with, and log it as an event.
 
+    A job that ends wants nothing of devices any more.
+
     Raises:
         IllegalTransition: the table has no such step, or the row changed since it was read.
     """
@@ -122,6 +125,7 @@ def advance(
         values = {"lease_owner": None, "lease_until": None, **values}
     if after in TERMINAL:
         values = {"finished_at": now, "eta_seconds": None, **values}
+        devices.cancel_of_job(session, row.id, now)
     _change(session, row, now, kind=after.value, data=data, state=after.value, **values)
 
 

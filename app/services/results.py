@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db import inputs
@@ -55,11 +56,36 @@ def keep_results(
     session.add_all(made)
     session.flush()  # measurements refer to them
     by_digest = {artifact.sha256: artifact.id for artifact in made}
-    session.add_all(_measurement(row, measurement, by_digest, now) for measurement in measurements)
+    kept = _kept_before(session, row.id)
+    session.add_all(
+        _measurement(row, one, by_digest, now)
+        for one in measurements
+        if (one.device, one.sha256, one.p50_ms, one.load_ms) not in kept
+    )
+    _name_what_was_timed(session, row, by_digest)
     listed = [
         {"id": a.id, "kind": a.kind, "name": a.name, "sha256": a.sha256, "size_bytes": a.size_bytes} for a in made
     ]
     return {**result, "artifacts": listed}
+
+
+def _kept_before(session: Session, job_id: str) -> set[tuple[object, ...]]:
+    """Give what was recorded while the job ran: the result states some of it again."""
+    row = MeasurementRow
+    query = select(row.device, row.sha256, row.p50_ms, row.load_ms).where(row.job_id == job_id)
+    return {tuple(found) for found in session.execute(query)}
+
+
+def _name_what_was_timed(session: Session, job: JobRow, artifacts: Mapping[str, str]) -> None:
+    """Say of what was timed while the job ran which artifact it became, or that it is the upload."""
+    row = MeasurementRow
+    uploaded = session.scalar(select(NetworkRow.sha256).where(NetworkRow.id == job.model_id))
+    named: dict[str, dict[str, str | None]] = {uploaded: {"model_id": job.model_id}} if uploaded else {}
+    named |= {sha256: {"artifact_id": artifact_id} for sha256, artifact_id in artifacts.items()}
+    for sha256, values in named.items():
+        of_these_bytes = (row.job_id == job.id, row.sha256 == sha256)
+        statement = update(row).where(*of_these_bytes, row.artifact_id.is_(None), row.model_id.is_(None))
+        session.execute(statement.values(**values), execution_options={"synchronize_session": False})
 
 
 def _keep_analysis(session: Session, row: JobRow, result: Mapping[str, object]) -> dict[str, object]:

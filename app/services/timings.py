@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from app.db import jobs
 from app.db.session import Clock, Database
@@ -151,13 +150,3 @@ class Timings:
                 )
                 for one in measured
             )
-
-
-def link_measurements(
-    session: Session, job_id: str, sha256: str, *, artifact_id: str | None, model_id: str | None
-) -> None:
-    """Say of what was timed during a job which artifact or model it was, now that it has an id."""
-    row = MeasurementRow
-    statement = update(row).where(row.job_id == job_id, row.sha256 == sha256, row.artifact_id.is_(None))
-    values = {"artifact_id": artifact_id, "model_id": None if artifact_id else model_id}
-    session.execute(statement.values(**values), execution_options={"synchronize_session": False})
