@@ -3,7 +3,7 @@
     python -m benchmarks.deciding TABLE [TABLE ...] --out RESULTS.jsonl [--seeds 0 1 2] [--methods auto ...]
     python -m benchmarks.deciding report --out RESULTS.jsonl [--docs docs/benchmarks.md]
 
-Tables: originals untrained trained time long search rounds filters dynamic. Each row is written to RESULTS as soon as
+Tables: originals untrained trained time long full search rounds filters dynamic. Each row is written to RESULTS as soon as
 it is known; rows that are there are not computed again. A row that fails is reported and left out, and the next begins.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from benchmarks.deciding import accuracy_tables
+from benchmarks.deciding import accuracy_tables, method_tables
 from benchmarks.deciding.images import cache_dir
 from benchmarks.deciding.ledger import Ledger, Row, named
 from benchmarks.deciding.report import write_report
@@ -30,6 +30,11 @@ TABLES: Final[Mapping[str, Callable[[Wishes], Iterator[Row]]]] = {
     "trained": accuracy_tables.trained_equally,
     "time": accuracy_tables.time_to_accuracy,
     "long": accuracy_tables.long_training,
+    "full": accuracy_tables.full_budget,
+    "search": method_tables.search_time,
+    "rounds": method_tables.rounds,
+    "filters": method_tables.filters,
+    "dynamic": method_tables.dynamic,
 }
 
 
