@@ -127,6 +127,8 @@ def synthetic(graph: ir.Model, inputs: Sequence[TensorSpec], *, seed: int, num_s
         InvalidDataset: an input for which noise would mean nothing.
     """
     rows = noise_rows(graph, inputs, num_samples=num_samples, seed=seed)
+    made_up = "No data was given: inputs are seeded noise, and agreement on them is not accuracy."
+    opened = [(own, row.spec) for own, row in zip(inputs, rows, strict=True) if own.shape[1:] != row.spec.shape[1:]]
     everything = Samples(rows=rows, index=np.arange(num_samples, dtype=np.int64), origin="synthetic")
     train, validation = hold_out(everything, seed)
     return Dataset(
@@ -137,8 +139,13 @@ def synthetic(graph: ir.Model, inputs: Sequence[TensorSpec], *, seed: int, num_s
         classes=(),
         preprocessing={},
         holdout=f"{len(validation)} of {num_samples} made-up samples",
-        notes=("No data was given: inputs are seeded noise, and agreement on them is not accuracy.",),
+        notes=(made_up, *(_sizes_chosen(own, chosen) for own, chosen in opened)),
     )
+
+
+def _sizes_chosen(own: TensorSpec, chosen: TensorSpec) -> str:
+    lengths = "x".join(str(length) for length in chosen.shape[1:])
+    return f"Input {own.name!r} leaves axes open; samples of {lengths} were made up for it."
 
 
 def require_match(dataset: Dataset, outputs: Sequence[TensorSpec], head: Head) -> None:

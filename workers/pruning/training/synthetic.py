@@ -11,6 +11,7 @@ import onnx_ir as ir
 from workers.pruning.errors import InvalidDataset, UnknownShape
 from workers.pruning.graph.runtime import Session
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.training.preprocessing import network_layout
 from workers.pruning.types import AnyArray, FloatArray, IntArray, TensorSpec
 
@@ -67,14 +68,14 @@ def natural(noise: FloatArray, axes: tuple[int, int]) -> FloatArray:
 
 
 def noise_rows(graph: ir.Model, inputs: Sequence[TensorSpec], *, num_samples: int, seed: int) -> tuple[NoiseRows, ...]:
-    """Give rows of noise for every input of a network.
+    """Give rows of noise for every input of a network; axes that it leaves open get their nominal lengths.
 
     Raises:
-        UnknownShape: an axis other than the first has no fixed length.
+        UnknownShape: an axis other than the first has no fixed length, and the nominal one does not suit the network.
         InvalidDataset: an input takes integers that are no pixels, for which noise would mean nothing.
     """
     rows = []
-    for number, spec in enumerate(inputs):
+    for number, spec in enumerate(with_nominal_lengths(graph, inputs)):
         sample_shape(spec)
         if np.dtype(spec.dtype).kind != "f" and spec.dtype != "uint8":
             raise InvalidDataset(
@@ -86,6 +87,15 @@ def noise_rows(graph: ir.Model, inputs: Sequence[TensorSpec], *, num_samples: in
         plain = NoiseRows(spec=spec, num_samples=num_samples, seed=(seed, SYNTHETIC_STREAM, number), std=1.0)
         rows.append(replace(plain, std=stored_deviation(graph, plain)))
     return tuple(rows)
+
+
+def with_nominal_lengths(graph: ir.Model, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Give the inputs with the lengths that costs are counted at in place of those that the network leaves open."""
+    shapes = nominal_shapes(graph)
+    return tuple(
+        replace(spec, shape=(*spec.shape[:1], *shapes.get(spec.name, spec.shape)[1:])) if spec.shape else spec
+        for spec in inputs
+    )
 
 
 def stored_deviation(graph: ir.Model, unit: NoiseRows) -> float:

@@ -18,6 +18,7 @@ from tests.workers.pruning.training.uploads import (
 )
 from workers.pruning.errors import InvalidDataset, PruningError
 from workers.pruning.graph.head import Head
+from workers.pruning.graph.load import input_specs
 from workers.pruning.training.archives import DataLimits
 from workers.pruning.training.data import describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.types import TensorSpec
@@ -463,6 +464,17 @@ def test_samples_that_cannot_be_made_up_are_refused(dtype, words):
 
     for word in words:
         assert word in refused(error)
+
+
+def test_open_axes_get_the_lengths_that_costs_are_counted_at():
+    """224 for images, 64 for sequences, and the notes say so."""
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[N,2,H,W] x, float[N,T] t) => (float y) { y = Add(x, t) }'
+    graph = ir.from_onnx_text(text.replace("y = Add(x, t)", "a = ReduceSum(x) b = ReduceSum(t) y = Add(a, b)"))
+
+    data = synthetic(graph, input_specs(graph), seed=0, num_samples=4)
+
+    assert [array.shape[1:] for array in data.train.batch(np.arange(2))] == [(2, 224, 224), (64,)]
+    assert any("'x'" in note and "2x224x224" in note for note in data.notes)
 
 
 def test_pixel_networks_get_made_up_pixels():
