@@ -4,6 +4,9 @@ A *unit* is what is kept or cut as a whole: one channel index in every tensor th
 0..num_units-1 over the whole graph. Along each axis of each initializer or value, an integer array says which unit
 every position belongs to; `FROZEN` (-1) marks positions that always stay. A *group* is a run of exchangeable units:
 they occur on exactly the same axes.
+
+In attention units cross: a channel lies in the unit of its position inside the head (the same position of all heads)
+and in the unit of its whole head. It stays when both stay. Units that are whole heads have the highest numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +79,7 @@ class Group:
     stop: int
     producers: tuple[str, ...]  # node names
     consumers: tuple[str, ...]  # node names
+    whole_heads: bool = False  # its units are whole attention heads, which cross the units inside of them
 
     @property
     def width(self) -> int:
@@ -103,6 +107,25 @@ class Grouping:
         str, Mapping[int, IntArray]
     ]  # value name -> axis -> unit at each position; axes without units left out
     frozen: tuple[Frozen, ...]
+    head_axes: Mapping[str, Mapping[int, IntArray]] = field(default_factory=dict)  # the same for whole heads
+
+    @property
+    def first_head(self) -> int:
+        """Number of the first unit that is a whole head; `num_units` where there is none."""
+        return next((group.start for group in self.groups if group.whole_heads), self.num_units)
+
+    def units_of(self, value: str) -> tuple[tuple[int, IntArray], ...]:
+        """Axes of a value and the units on them; an axis on which heads and positions inside them lie comes twice."""
+        return (*self.value_axes.get(value, {}).items(), *self.head_axes.get(value, {}).items())
+
+    def kept(self, value: str, axis: int, keep: "Keep") -> BoolArray | None:
+        """Which positions along an axis of a value stay; None where no units lie on it."""
+        stays: BoolArray | None = None
+        for where, units in self.units_of(value):
+            if where == axis:
+                here = np.asarray((units == FROZEN) | keep.mask[units])
+                stays = here if stays is None else stays & here
+        return stays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +181,7 @@ class CostModel:
     params: tuple[Term, ...]
     size_bytes: tuple[Term, ...]
     peak: tuple[tuple[Term, ...], ...]
+    single: tuple[int, ...] = ()  # groups whose units go one at a time however widths are rounded: whole heads
 
 
 class Metric(StrEnum):
@@ -188,6 +212,26 @@ class LatencyBudget:
     device: str
     limit_ms: float | None = None
     ratio: float | None = None
+    relaxed_by: float = 0.0  # share of the way from this target back to the original
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedLayer:
+    """What one layer is predicted to take on a device, as a function of the kept widths of all groups."""
+
+    node: str
+    groups: tuple[int, ...]  # indices of the groups that it depends on
+    ms: Callable[[Sequence[int]], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyLimit:
+    """A latency budget as a planner needs it: predicted layer by layer, the sum at most `limit_ms`."""
+
+    device: str
+    limit_ms: float
+    layers: tuple[TimedLayer, ...]
+    steps: tuple[int, ...]  # units that each group best gives up at a time on this device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

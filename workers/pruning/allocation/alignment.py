@@ -41,11 +41,14 @@ def blocks_for(model: CostModel, round_to: int | None) -> tuple[int, ...]:
 
 
 def _per_group(model: CostModel, figure: Callable[[int, int], int]) -> tuple[int, ...]:
-    """A figure of the narrowest tensor of every group: its channels, and those of one unit in it."""
+    """A figure of the narrowest tensor of every group: its channels, and those of one unit in it; 1 for whole heads."""
     tensors: list[list[tuple[int, int]]] = [[] for _ in model.widths]
     for term in model.macs:
         for length in term.lengths:
             whole = length.fixed + sum(positions * model.widths[group] for group, positions in length.parts)
             for group, positions in length.parts:
                 tensors[group].append((whole, positions))
-    return tuple(figure(*min(found, default=(width, 1))) for found, width in zip(tensors, model.widths, strict=True))
+    return tuple(
+        1 if group in model.single else figure(*min(found, default=(width, 1)))
+        for group, (found, width) in enumerate(zip(tensors, model.widths, strict=True))
+    )

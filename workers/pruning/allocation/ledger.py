@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from workers.pruning.allocation.budget import length_at
-from workers.pruning.types import Budget, CostModel, Length, Metric, Term
+from workers.pruning.allocation.time_sheet import TimeSheet
+from workers.pruning.types import Budget, CostModel, LatencyLimit, Length, Metric, Term
 
 _Side = tuple[int, int]  # index of a length, positions per unit
 
@@ -11,10 +12,18 @@ _Side = tuple[int, int]  # index of a length, positions per unit
 class Ledger:
     """Current widths, current figures, and what removing units of a group would save."""
 
-    def __init__(self, model: CostModel, budgets: Sequence[Budget], *, macs_per_param: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: CostModel,
+        budgets: Sequence[Budget],
+        *,
+        macs_per_param: float = 0.0,
+        limits: Sequence[LatencyLimit] = (),
+    ) -> None:
         self.kept = list(model.widths)
         self.version = 0  # changes when savings may have grown, so that priorities must be computed anew
-        self._sheets = [_sheet(model, budget, macs_per_param) for budget in budgets]
+        self._timed = [TimeSheet(limit, model.widths) for limit in limits]
+        self._sheets = [*(_sheet(model, budget, macs_per_param) for budget in budgets), *self._timed]
 
     def holds(self) -> bool:
         """Whether all budgets hold."""
@@ -24,9 +33,17 @@ class Ledger:
         """Relative saving over the budgets that do not hold yet."""
         return sum(sheet.saving(group, units) / sheet.limit for sheet in self._sheets if not sheet.holds())
 
+    def price(self, group: int, units: int) -> float:
+        """Relative saving over all budgets, whether they hold or not."""
+        return sum(sheet.saving(group, units) / sheet.limit for sheet in self._sheets)
+
     def fits(self, group: int, units: int) -> bool:
         """Whether all budgets still hold when units of a group come back."""
         return all(sheet.fits(group, units) for sheet in self._sheets)
+
+    def over_limit(self) -> float:
+        """Predicted latency over its limit, of the device that is worst off."""
+        return max((sheet.value / sheet.limit for sheet in self._timed), default=0.0)
 
     def remove(self, group: int, units: int) -> None:
         """Take units of a group away, or give them back where `units` is negative."""

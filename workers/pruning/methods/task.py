@@ -10,7 +10,7 @@ from workers.pruning.training.data import Dataset
 from workers.pruning.training.evaluate import Answers, Evaluation
 from workers.pruning.training.loop import Finetuned
 from workers.pruning.training.recipe import FinetuneSettings
-from workers.pruning.types import Budget, CostModel, Grouping, Json, Keep, Run
+from workers.pruning.types import Budget, CostModel, Grouping, Json, Keep, LatencyBudget, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class Task:
     round_to: int | None = None  # None: chosen per group
     min_keep: float = 0.1
     job_budgets: tuple[tuple[Budget, ...], ...] = ()  # of every target of the job
+    latency_budgets: tuple[LatencyBudget, ...] = ()  # of the target that is aimed at; `run.stopwatches` time them
     step_prefix: str = ""  # tells the journal entries of several targets apart
 
 

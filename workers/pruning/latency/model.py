@@ -1,0 +1,186 @@
+"""The latency model of a device for one network: rows, estimates between them, corrections, and its own error."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import ceil
+from typing import Final
+
+import numpy as np
+
+from workers.pruning.latency import correction, steps
+from workers.pruning.latency.correction import Correction, Observed
+from workers.pruning.latency.estimate import Estimate, likeness
+from workers.pruning.latency.layers import Layer
+from workers.pruning.latency.rows import Row
+from workers.pruning.latency.table import Table
+from workers.pruning.types import Json, Stopwatch, TimedLayer
+
+CALL: Final = "call"
+# Shares of the widths at which each layer is timed: (of what it reads, of what it writes).
+_GRID: Final = ((1.0, 1.0), (0.5, 0.5), (0.25, 0.25), (1.0, 0.5), (0.5, 1.0), (0.75, 0.75))
+_DOMINANT: Final = 8
+
+
+class LatencyModel:
+    """What any widths of one network take on one device.
+
+    `learn` times the rows that it needs, `observe` tells it of whole networks, `predict` and `layers` answer.
+    """
+
+    def __init__(self, layers: Sequence[Layer], widths: Sequence[int], stopwatch: Stopwatch) -> None:
+        self._layers = tuple(layers)
+        self._widths = tuple(widths)
+        self.table = Table(stopwatch)
+        self.steps: dict[str, int] = {}
+        self._observed: list[tuple[str, tuple[int, ...], float]] = []
+        self._correction = Correction()
+        self._estimate = Estimate(self.table, {})
+        self._cache: dict[tuple[object, ...], float] = {}
+
+    def learn(self) -> None:
+        """Time the boundary, what tells the steps, and each layer at a few widths; rows known before are not asked.
+
+        Raises:
+            DeviceGone: the device did not answer.
+        """
+        count = Counter(layer.row(self._widths) for layer in self._layers)
+        probed = steps.probes((row, float(times * row.macs)) for row, times in count.items())
+        self.table.fill_boundary()
+        self.table.fill(row for rows in probed.values() for row in rows)
+        self.steps = steps.learned(self.table, probed)
+        self.table.fill(self._grid())
+        self._refresh()
+
+    def time(self, kept: Sequence[int]) -> int:
+        """Time the rows of these widths that were not timed yet; returns how many there were.
+
+        Raises:
+            DeviceGone: the device did not answer.
+        """
+        asked = self.table.fill({layer.row(kept).key: layer.row(kept) for layer in self._layers}.values())
+        if asked:
+            self._refresh()
+        return asked
+
+    def observe(self, name: str, kept: Sequence[int], measured_ms: float) -> None:
+        """Take in what the network took as a whole at these widths."""
+        self._observed.append((name, tuple(kept), measured_ms))
+        self._correction = correction.learned(self.observations())
+
+    def observations(self) -> list[Observed]:
+        """The networks that were timed as a whole, with what their rows add up to now."""
+        return [Observed(name=name, parts_ms=self.parts(kept), measured_ms=ms) for name, kept, ms in self._observed]
+
+    def parts(self, kept: Sequence[int]) -> dict[str, float]:
+        """What the rows of these widths add up to, by kind of operator; before correction."""
+        parts = {CALL: self.table.call_ms}
+        for layer in self._layers:
+            parts[layer.kind] = parts.get(layer.kind, 0.0) + self._uncorrected(layer, kept)
+        return parts
+
+    def predict(self, kept: Sequence[int]) -> float:
+        """What the network takes at these widths, in milliseconds."""
+        return self._correction.apply(self.parts(kept))
+
+    @property
+    def error(self) -> float | None:
+        """Relative error to expect: of whole networks held out from the correction, else of rows held out from fits."""
+        errors = correction.held_out(self.observations()) or tuple(self._estimate.errors())
+        return float(np.median(errors)) if errors else None
+
+    @property
+    def correction(self) -> Correction:
+        """The factors learned from whole networks."""
+        return self._correction
+
+    def timed_layers(self) -> tuple[TimedLayer, ...]:
+        """Each layer's time as a function of kept widths, corrected; a last one without groups is the call."""
+        entries = [self._timed(layer) for layer in self._layers]
+        call = self._correction.factor(CALL) * self.table.call_ms
+        return (*entries, TimedLayer(node="", groups=(), ms=lambda _: call))
+
+    def group_steps(self, round_to: int | None) -> tuple[int, ...]:
+        """Units that each group gives up at a time: the largest step of the layers that it runs through.
+
+        `round_to` counts channels and overrides what was learned. Units that hold several channels count for all of
+        them, and a group is left at least two steps.
+        """
+        found = [1] * len(self._widths)
+        for layer in self._layers:
+            step = round_to if round_to is not None else self.steps.get(layer.kind, 1)
+            for group, positions in layer.channels_per_unit().items():
+                units = max(1, step // positions)
+                while round_to is None and units > 1 and _LEAST_STEPS * units > self._widths[group]:
+                    units //= 2
+                found[group] = max(found[group], units)
+        return tuple(found)
+
+    def dominant(self, kept: Sequence[int]) -> list[Json]:
+        """The layers that take longest at these widths, and what a channel of their groups costs."""
+        now = [(self._corrected(layer, kept), layer) for layer in self._layers]
+        total = sum(ms for ms, _ in now) or 1.0
+        now.sort(key=lambda entry: (-entry[0], entry[1].node))
+        return [
+            {
+                "layer": layer.node,
+                "row": layer.row(kept).key,
+                "ms": ms,
+                "share": ms / total,
+                "kept": {str(group): kept[group] for group in layer.groups},
+                "ms_per_channel": {str(group): self._slope(layer, kept, group) for group in layer.groups},
+            }
+            for ms, layer in now[:_DOMINANT]
+        ]
+
+    def _slope(self, layer: Layer, kept: Sequence[int], group: int) -> float:
+        step = min(self.steps.get(layer.kind, 1), max(1, kept[group] - 1))
+        fewer = [width - step * (index == group) for index, width in enumerate(kept)]
+        if fewer[group] < 1:
+            return 0.0
+        return (self._corrected(layer, kept) - self._corrected(layer, fewer)) / step
+
+    def _corrected(self, layer: Layer, kept: Sequence[int]) -> float:
+        return self._correction.factor(layer.kind) * self._uncorrected(layer, kept)
+
+    def _uncorrected(self, layer: Layer, kept: Sequence[int]) -> float:
+        place = (layer.node, *(kept[group] for group in layer.groups))
+        found = self._cache.get(place)
+        if found is None:
+            found = self._cache[place] = self._estimate.ms(layer.row(kept))
+        return found
+
+    def _timed(self, layer: Layer) -> TimedLayer:
+        return TimedLayer(node=layer.node, groups=layer.groups, ms=lambda kept: self._corrected(layer, kept))
+
+    def _refresh(self) -> None:
+        self._estimate = Estimate(self.table, self.steps)
+        self._cache.clear()
+        self._correction = correction.learned(self.observations())
+
+    def _grid(self) -> Iterable[Row]:
+        """Each distinct layer at a few widths, the heaviest layers first."""
+        distinct: dict[tuple[object, ...], tuple[float, list[Row]]] = {}
+        for layer in self._layers:
+            full = layer.row(self._widths)
+            name = (likeness(full), full.key)
+            weight, rows = distinct.get(name, (0.0, []))
+            if not rows:
+                rows = [layer.row(kept) for kept in self._shares(layer)]
+            distinct[name] = (weight + full.macs + full.num_read + full.num_written, rows)
+        for _, rows in sorted(distinct.values(), key=lambda entry: -entry[0]):
+            yield from rows
+
+    def _shares(self, layer: Layer) -> list[list[int]]:
+        chosen = []
+        for read_share, write_share in _GRID:
+            kept = list(self._widths)
+            for group in layer.groups:
+                share = write_share if group in layer.written else read_share
+                step = max(1, self.steps.get(layer.kind, 1) // 2)
+                kept[group] = min(kept[group], max(1, ceil(share * kept[group] / step) * step))
+            if kept not in chosen:
+                chosen.append(kept)
+        return chosen
+
+
+_LEAST_STEPS: Final = 2

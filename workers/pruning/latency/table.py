@@ -1,0 +1,124 @@
+"""The latency table of one device: rows that it has timed, asked for when they are needed and never twice."""
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Final
+
+from workers.pruning.latency.micro_graph import micro_graph
+from workers.pruning.latency.rows import Operand, Row
+from workers.pruning.types import Measurement, Stopwatch, TimedNetwork
+
+MOST_ROWS: Final = 256  # asked in one question
+UNDISTURBED: Final = 0.9  # of wall time on the processor; below it other programs took part of the time
+_LEAST_SHARE: Final = 0.1  # of a timed graph that belongs to its operator, however the boundary comes out
+
+
+def _convolution(channels: int, side: int, copies: int) -> Row:
+    data = Operand(kind="data", shape=(1, channels, side, side))
+    weight = Operand(kind="weight", shape=(channels, channels, 3, 3))
+    return Row(
+        operator="Conv",
+        fused=("Relu",),
+        operands=(data, weight),
+        output=data.shape,
+        attributes=(("pads", "1,1,1,1"),),
+        copies=copies,
+    )
+
+
+_SINGLE, _FOURFOLD = 1, 4
+# Light in work: a single and a fourfold graph differ by three operators, and what is left is the call.
+BOUNDARY: Final = tuple(
+    (_convolution(channels, side, _SINGLE), _convolution(channels, side, _FOURFOLD))
+    for channels, side in ((16, 4), (32, 8), (16, 16))
+)
+
+
+def undisturbed_ms(measurement: Measurement) -> float:
+    """The median of a run; of its processor time where other programs took part of the wall time, as the host tells.
+
+    Only a measurement with one thread tells, since its caller does all the work.
+    """
+    share, alone = (measurement.host.get(name) for name in ("on_cpu_share", "on_cpu_p50_ms"))
+    if isinstance(share, float) and isinstance(alone, float) and share < UNDISTURBED:
+        return alone
+    return measurement.p50_ms
+
+
+class Table:
+    """Milliseconds of operators on one device, from the graphs that were timed there."""
+
+    def __init__(self, stopwatch: Stopwatch, *, known: Mapping[str, float] | None = None) -> None:
+        self._stopwatch = stopwatch
+        self._raw = dict(stopwatch.known() if known is None else known)
+        self._refused: set[str] = set()
+        self.asked: list[str] = []
+        self.reused: set[str] = set()
+        self._call_ms: float | None = None
+
+    def fill(self, rows: Iterable[Row], *, most: int = MOST_ROWS) -> int:
+        """Have the device time the rows that are missing, at most so many, in one question; returns how many.
+
+        A row that the device did not answer is not asked for again.
+
+        Raises:
+            DeviceGone: the device did not answer.
+        """
+        wanted = {row.key: row for row in rows}
+        self.reused |= {key for key in wanted if key in self._raw and key not in self.asked}
+        missing = [row for key, row in wanted.items() if key not in self._raw and key not in self._refused][:most]
+        if missing:
+            questions = [
+                TimedNetwork(name=f"row{number}", content=micro_graph(row), kind="layer", key=row.key)
+                for number, row in enumerate(missing)
+            ]
+            answers = self._stopwatch.time(questions)
+            for question, row in zip(questions, missing, strict=True):
+                if question.name in answers:
+                    self._raw[row.key] = undisturbed_ms(answers[question.name])
+                    self.asked.append(row.key)
+                else:
+                    self._refused.add(row.key)
+            self._call_ms = None
+        return len(missing)
+
+    def fill_boundary(self) -> None:
+        """Time what entering and leaving a graph costs, once per device.
+
+        Raises:
+            DeviceGone: the device did not answer.
+        """
+        self.fill(row for pair in BOUNDARY for row in pair)
+
+    @property
+    def call_ms(self) -> float:
+        """What calling the runtime costs."""
+        if self._call_ms is None:
+            self._call_ms = self._call()
+        return self._call_ms
+
+    def ms(self, row: Row) -> float | None:
+        """Time of one copy of a row's operator, or None where it was not timed.
+
+        Source: derivation. A graph of n copies takes call + n x operator, and the call is known from pairs of graphs
+        that differ in n alone.
+        """
+        whole = self._raw.get(row.key)
+        if whole is None:
+            return None
+        return max(whole - self.call_ms, _LEAST_SHARE * whole) / row.copies
+
+    def rows(self) -> list[Row]:
+        """All rows that were timed, of any network; keys that this version does not read are passed over."""
+        found = []
+        for key in sorted(self._raw):
+            try:
+                found.append(Row.parse(key))
+            except (ValueError, IndexError):
+                continue
+        return found
+
+    def _call(self) -> float:
+        pairs = [(self._raw.get(one.key), self._raw.get(four.key)) for one, four in BOUNDARY]
+        crossings = [(_FOURFOLD * one - four) / (_FOURFOLD - _SINGLE) for one, four in pairs if one and four]
+        return max(0.0, median(crossings)) if crossings else 0.0
