@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from workers.pruning.errors import InvalidDataset
 from workers.pruning.graph.execute import Watch
 from workers.pruning.graph.head import Head
 from workers.pruning.scores.collect import accumulate
@@ -72,11 +73,13 @@ def brain_surgeon(
         NonFiniteScore: an output or a score is NaN or infinite.
         NothingToPrune: no output is a floating-point value.
     """
+    num_samples = sum(len(batch[0]) for batch in batches)
+    if num_samples == 0:
+        raise InvalidDataset("optimal brain surgeon needs calibration inputs", actual=0, allowed="at least 1")
     readings = read_outputs(graph, head)
     deviations = output_deviations(graph, readings, batches, run)
     readers, reasons = find_readers(graph, grouping, run.device)
     readers, too_large = _fitting(readers, most_bytes)
-    num_samples = sum(len(batch[0]) for batch in batches)
     moments = {
         name: _Moments(reader, num_samples, number, run) for number, (name, reader) in enumerate(readers.items())
     }
