@@ -3,8 +3,9 @@
     python -m benchmarks.deciding TABLE [TABLE ...] --out RESULTS.jsonl [--seeds 0 1 2] [--methods auto ...]
     python -m benchmarks.deciding report --out RESULTS.jsonl [--docs docs/benchmarks.md]
 
-Tables: originals untrained trained time long full search rounds filters dynamic. Each row is written to RESULTS as soon as
-it is known; rows that are there are not computed again. A row that fails is reported and left out, and the next begins.
+Tables: originals untrained trained time long full search rounds filters dynamic. Each row is written to RESULTS as
+soon as it is known; rows that are there are not computed again. A row that fails is reported and left out, and the next
+begins.
 """
 
 import argparse

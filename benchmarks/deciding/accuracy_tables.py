@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Final
 
 import onnx_ir as ir
@@ -243,8 +244,13 @@ def _told(
 
 
 def _possible(bench: Bench, methods: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out tools that need a torch module where there is none."""
-    return tuple(m for m in methods if m not in PEERS or bench.subject.module or not PEERS[m].needs_module)
+    """Leave out tools that are not installed, and those that need a torch module where there is none."""
+    return tuple(
+        method
+        for method in methods
+        if method not in PEERS
+        or (find_spec(PEERS[method].package) and (bench.subject.module or not PEERS[method].needs_module))
+    )
 
 
 def brief(facts: Mapping[str, Json]) -> dict[str, Json]:

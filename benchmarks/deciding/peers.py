@@ -97,14 +97,15 @@ class Peer:
     """A tool from outside."""
 
     find: Find
+    package: str
     needs_module: bool
 
 
 PEERS: Final[Mapping[str, Peer]] = {
-    "torch_pruning_l2": Peer(find=torch_pruning("l2"), needs_module=True),
-    "torch_pruning_taylor": Peer(find=torch_pruning("taylor"), needs_module=True),
-    "onnxsim_l2": Peer(find=onnxsim("l2"), needs_module=False),
-    "onnxsim_wanda": Peer(find=onnxsim("wanda"), needs_module=False),
+    "torch_pruning_l2": Peer(find=torch_pruning("l2"), package="torch_pruning", needs_module=True),
+    "torch_pruning_taylor": Peer(find=torch_pruning("taylor"), package="torch_pruning", needs_module=True),
+    "onnxsim_l2": Peer(find=onnxsim("l2"), package="onnxsim", needs_module=False),
+    "onnxsim_wanda": Peer(find=onnxsim("wanda"), package="onnxsim", needs_module=False),
 }
 
 

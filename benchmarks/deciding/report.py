@@ -1,12 +1,12 @@
 """Markdown from the results file: every figure of the page is computed here from stored rows, none is typed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.deciding import verdicts
 from benchmarks.deciding.ledger import Line
-from benchmarks.deciding.statistics import by, figure, mean, of_method, spread, stated
+from benchmarks.deciding.statistics import by, figure, mean, of_method, stated
 
 BEGIN: Final = "<!-- deciding: begin -->"
 END: Final = "<!-- deciding: end -->"
@@ -61,13 +61,14 @@ def _setting(lines: Sequence[Line]) -> str:
     versions = sorted({f"{n} {v}" for line in lines for n, v in line.setting["versions"].items() if v})  # type: ignore[union-attr]  # written by us
     threads = sorted({str(line.setting["threads"]) for line in lines})
     on_gpu = any(line.setting["device"] != "cpu" for line in lines)
-    gpu = "" if on_gpu else " No GPU was at hand: the full-budget table (`long --device cuda`) was not run."
+    gpu = "" if on_gpu else " No GPU was at hand: the full-budget table (`full --device cuda`) was not run."
     few = sum(1 for line in lines if line.setting["num_test"] or line.setting["num_train"])
     trial = f" {few} rows are trials on part of the images." if few else ""
     return (
-        f"{len(lines)} rows; {'; '.join(hosts)}; {', '.join(threads)} thread a run; {', '.join(versions)}.{gpu}{trial}\n"
-        "Accuracy in percent on all test images of the network (CIFAR-10 as JPEG: 10,000), mean ± standard deviation over "
-        "seeds (their number in brackets). Seconds are processor seconds of one thread."
+        f"{len(lines)} rows; {'; '.join(hosts)}; {', '.join(threads)} thread a run; "
+        f"{', '.join(versions)}.{gpu}{trial}\n"
+        "Accuracy in percent on all test images of the network (CIFAR-10 as JPEG: 10,000), mean ± standard deviation\n"
+        "over seeds (their number in brackets). Seconds are processor seconds of one thread."
     )
 
 
@@ -285,6 +286,3 @@ def _best_first(entries: Sequence[tuple[float | None, list[str]]]) -> list[list[
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-__all__ = ["BEGIN", "END", "Mapping", "MarkersMissing", "markdown", "spread", "write_report"]

@@ -45,7 +45,8 @@ def time(rows: Sequence[Line]) -> str:
         ours = [line for line in rows if line.key["method"] == "auto" and line.key["seed"] == seed]
         wanted = figure(peer, "accuracy", "trained", "test")
         reached = None if wanted is None else when(ours, wanted)
-        what = f"{PEER}, {count} steps, {str(recipe).replace('_', '-')} recipe, seed {seed}: {wanted:.2f} after {total(peer):.0f} s"
+        name = f"{PEER}, {count} steps, {str(recipe).replace('_', '-')} recipe, seed {seed}"
+        what = f"{name}: {wanted:.2f} after {total(peer):.0f} s"
         bar = 0.4 if recipe == "cross_entropy" else 1.0
         if reached is None:
             said.append(f"{what}; `auto` does not reach that within its budgets.")
@@ -98,7 +99,7 @@ def rounds(rows: Sequence[Line]) -> str:
         return ""
     few, many = groups[min(groups)], groups[max(groups)]
     times = (mean(many, per_round) or 0.0) / (mean(few, per_round) or 1.0)
-    lost = [mean(found, lambda line: lossof(line)) or 0.0 for found in (few, many)]
+    lost = [mean(found, lossof) or 0.0 for found in (few, many)]
     missed = "" if times >= 4 else "; missed"
     return (
         f"A round with {max(groups):g} epochs takes {times:.1f} times what one with {min(groups):g} takes "
@@ -132,24 +133,22 @@ def dynamic(rows: Sequence[Line]) -> str:
         modes = {str(line.key["mode"]): line for line in found}
         if "dense" not in modes:
             continue
-        dense = _error(modes["dense"])
-        for mode in ("freed", "reused"):
-            if mode in modes:
-                said.append(
-                    f"{network}, seed {seed}, {epochs:g} epochs, {mode}: {_mode(modes[mode], modes['dense'], dense)}"
-                )
+        for mode in sorted(modes.keys() - {"dense"}):
+            judged = _mode(modes[mode], modes["dense"])
+            said += [f"{network}, seed {seed}, {epochs:g} epochs, {mode}: {judged}"]
     return "\n".join(f"- {one}" for one in said)
 
 
-def _mode(line: Line, dense: Line, dense_error: float) -> str:
-    worse = _error(line) / dense_error - 1 if dense_error else float("nan")
+def _mode(line: Line, dense: Line) -> str:
+    worse = _error(line) / _error(dense) - 1 if _error(dense) else float("nan")
     held = {name: figure(line, "facts", f"memory_bytes_{name}") or 0.0 for name in ("first", "last", "most")}
     lower = 1 - held["last"] / (figure(dense, "facts", "memory_bytes_most") or 1.0)
     budget = figure(line, "facts", "memory_budget_bytes") or 0.0
     return (
-        f"{1 / (figure(line, 'params') or 1):.1f} times smaller, error {_error(line):.2f} % against {dense_error:.2f} % "
-        f"({100 * worse:+.1f} %; wanted: 5 % or less), memory at the end {100 * lower:.0f} % lower than dense training's, "
-        f"at most {held['most'] / budget:.3f} of the budget, predicted within {100 * (misprediction(line) or 0):.1f} %."
+        f"{1 / (figure(line, 'params') or 1):.1f} times smaller, error {_error(line):.2f} % against "
+        f"{_error(dense):.2f} % ({100 * worse:+.1f} %; wanted: 5 % or less), memory at the end {100 * lower:.0f} % "
+        f"lower than dense training's, at most {held['most'] / budget:.3f} of the budget, predicted within "
+        f"{100 * (misprediction(line) or 0):.1f} %."
     )
 
 
