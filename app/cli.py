@@ -220,10 +220,13 @@ def _processor(device: dict[str, Any]) -> str:
 @_url
 @click.option("--token", envvar="ESPALIER_DEVICE_TOKEN", help="The device's token, from its registration.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Where none are asked.")
+@click.option("--provider", default="cpu", show_default=True, help="Where none is asked: cuda, xnnpack, ..., or best.")
 @click.option("--work-dir", type=click.Path(file_okay=False, path_type=Path), help="[default: in ~/.cache]")
 @click.option("--once", is_flag=True, help="End when there is nothing more to do.")
 @click.option("--bundle", type=click.Path(dir_okay=False, path_type=Path), help="Write the agent as one file instead.")
-def agent(*, url: str, token: str | None, threads: int, work_dir: Path | None, once: bool, bundle: Path | None) -> None:
+def agent(
+    *, url: str, token: str | None, threads: int, provider: str, work_dir: Path | None, once: bool, bundle: Path | None
+) -> None:
     """Measure networks on this machine for a service. Needs the extra `edge`, or --bundle FILE copied to a device."""
     if bundle is None and not token:
         raise click.UsageError("The agent needs a token: --token or ESPALIER_DEVICE_TOKEN.")
@@ -231,7 +234,7 @@ def agent(*, url: str, token: str | None, threads: int, work_dir: Path | None, o
     if bundle is not None:
         command += ["workers.edge_bundle", str(bundle)]
     else:
-        command += ["workers.edge_agent", "--url", url, "--threads", str(threads)]
+        command += ["workers.edge_agent", "--url", url, "--threads", str(threads), "--provider", provider]
         command += ["--work-dir", str(work_dir)] if work_dir else []
         command += ["--once"] if once else []
     # By name, since this side never imports workers; the token by environment, where other users cannot read it.

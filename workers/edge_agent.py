@@ -9,11 +9,9 @@ Neither torch nor Celery nor a database; numpy and ONNX Runtime are loaded by th
 
 import argparse
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -21,11 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
+from workers.edge_folder import FolderTaken, WorkFolder
 from workers.edge_link import Link, NotDelivered, Refused, Stopped, device_of
 
 Json = dict[str, Any]
@@ -35,7 +34,9 @@ CANNOT_WORK: Final = 3
 _WAIT_SECONDS: Final = 25
 _RENEW_SECONDS: Final = 15.0
 _MEASURE_SECONDS: Final = 60.0  # runs go on for this long at most, once there are enough
-_LONGEST_SECONDS: Final = 900.0  # loading and measuring together; whatever takes longer is told as too slow
+_MEASURE_SECONDS_OF_ALL: Final = 600.0
+_LONGEST_SECONDS: Final = 900.0  # beside the runs of several; whatever takes longer is told as too slow
+_ALONE: Final = "network"
 _MARGIN_BYTES: Final = 1024 * 1024
 _SAID_CHARACTERS: Final = 3000
 _CONFLICT: Final = 409
@@ -52,68 +53,16 @@ class CannotMeasure(Exception):
         super().__init__(detail)
 
 
+class Crashed(CannotMeasure):
+    """The measuring process died; `at` is the network that it was loading or warming up, None if it was at none."""
+
+    def __init__(self, detail: str, *, at: str | None) -> None:
+        self.at = at
+        super().__init__("crash", detail)
+
+
 class LeaseLost(Exception):
     """The service has given the work to somebody else, or nobody wants it any more."""
-
-
-class FolderTaken(Exception):
-    """Another agent works in this folder."""
-
-
-@dataclass(slots=True, kw_only=True)
-class WorkFolder:
-    """What outlives the agent: who it is, and an answer that was not sent. A full disk costs that, and nothing else."""
-
-    path: Path
-    agent: str = field(default_factory=lambda: secrets.token_hex(16))
-    _lock: IO[str] | None = None
-    _held: Json | None = None
-
-    def open(self) -> None:
-        """Take the folder for this process.
-
-        Raises:
-            FolderTaken: another agent has it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FolderTaken(f"Another agent works in {self.path}; give this one its own --work-dir.") from error
-        name = self.path / "agent"
-        with contextlib.suppress(OSError):
-            if name.exists() and (known := name.read_text().strip()).isalnum():
-                self.agent = known
-            else:
-                name.write_text(self.agent)
-
-    def keep(self, answer: Json) -> None:
-        """Keep an answer until it is sent: on disk, or in memory where the disk is full."""
-        self._held = answer
-        part = self.path / "answer.part"
-        try:
-            with part.open("w") as file:
-                json.dump(answer, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path / "answer.json")
-        except OSError as error:
-            log.warning("The answer is kept in memory only: %s", error)
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def unsent(self) -> Json | None:
-        """Give the answer that waits to be sent, or None."""
-        if self._held is None:
-            with contextlib.suppress(OSError, ValueError):
-                self._held = json.loads((self.path / "answer.json").read_text())
-        return self._held
-
-    def sent(self) -> None:
-        """Forget the answer: the service has it."""
-        self._held = None
-        (self.path / "answer.json").unlink(missing_ok=True)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,6 +72,7 @@ class Agent:
     link: Link
     folder: WorkFolder
     threads: int
+    provider: str  # of a measurement that does not say: a full or short name, or `best`
     stop: threading.Event
     attributes: Json | None = None
 
@@ -131,8 +81,11 @@ class Agent:
 
         Raises:
             Refused: the token is not, or no longer, taken.
+            CannotMeasure: this machine has no such provider, or no ONNX Runtime.
         """
-        described = self._child({"kind": "describe"}, lambda: None)
+        described = self._child({"kind": "describe", "provider": self.provider}, lambda: None)
+        if "failure" in described:
+            raise CannotMeasure(**described["failure"])
         self.attributes = {**described, "threads": self.threads}
         while not self.stop.is_set():
             self._send_answer()
@@ -149,12 +102,15 @@ class Agent:
 
     def _serve(self, lease: Json) -> None:
         """Measure what is leased, and keep the answer, whichever it is."""
-        log.info("Measuring %s: %d threads, batch %d", lease["sha256"][:16], lease["threads"], lease["batch"])
-        network = self.folder.path / "network.onnx"
+        items = lease["items"] or [{"name": _ALONE, **{key: lease[key] for key in ("sha256", "size_bytes", "content")}}]
+        words = "Measuring %s%s: %d threads, batch %d"
+        more = f" and {len(items) - 1} more" if lease["items"] else ""
+        log.info(words, lease["sha256"][:16], more, lease["threads"], lease["batch"])
+        networks = self.folder.path / "networks"
         try:
-            self._fetch(lease, network)
-            found = self._measure(lease, network)
-            self.folder.keep({"lease": lease["id"], "report": {**found, "sha256": lease["sha256"]}})
+            self._fetch(items, networks)
+            found = self._measure(lease, items, networks)
+            self.folder.keep({"lease": lease["id"], **_answer(found, items, alone=not lease["items"])})
         except CannotMeasure as error:
             log.warning("Not measured (%s): %s", error.reason, error)
             failure = {"reason": error.reason, "detail": str(error)[:4000]}
@@ -162,30 +118,46 @@ class Agent:
         except LeaseLost as error:
             log.warning("%s", error)
         finally:
-            with contextlib.suppress(OSError):
-                network.unlink(missing_ok=True)
+            shutil.rmtree(networks, ignore_errors=True)
 
-    def _fetch(self, lease: Json, network: Path) -> None:
-        size = lease["size_bytes"]
+    def _fetch(self, items: Sequence[Json], networks: Path) -> None:
+        """Download every content once, under its digest."""
+        wanted = {item["sha256"]: item for item in items}
+        size = sum(item["size_bytes"] for item in wanted.values())
         free = shutil.disk_usage(self.folder.path).free
         if free < size + _MARGIN_BYTES:
-            raise CannotMeasure("storage", f"The device has {free} bytes free; the network needs {size}.")
+            raise CannotMeasure("storage", f"The device has {free} bytes free; what is leased needs {size}.")
         try:
-            self.link.fetch(lease["content"], network, sha256=lease["sha256"], size_bytes=size)
+            networks.mkdir(exist_ok=True)
+            for digest, item in wanted.items():
+                length = item["size_bytes"]
+                self.link.fetch(item["content"], networks / digest, sha256=digest, size_bytes=length)
         except NotDelivered as error:
             raise CannotMeasure("download", str(error)) from error
         except OSError as error:
-            raise CannotMeasure("storage", f"The device cannot store the network's {size} bytes: {error}") from error
+            raise CannotMeasure("storage", f"The device cannot store what is leased, {size} bytes: {error}") from error
         except Refused as error:
             raise _lost_or(error) from error
 
-    def _measure(self, lease: Json, network: Path) -> Json:
-        wanted = {key: lease[key] for key in ("threads", "batch", "provider", "warmup", "repeats")}
-        order = {"kind": "measure", "network": str(network), "seconds": _MEASURE_SECONDS, **wanted}
-        found = self._child(order, lambda: self._renew(lease))
-        if "failure" in found:
-            raise CannotMeasure(**found["failure"])
-        return found
+    def _measure(self, lease: Json, items: Sequence[Json], networks: Path) -> Json:
+        """Have all items timed in turn; one that kills the measuring process is left out, and the rest done again."""
+        how = {key: lease[key] for key in ("threads", "batch", "provider", "warmup", "repeats", "profile")}
+        seconds = min(_MEASURE_SECONDS * len(items), _MEASURE_SECONDS_OF_ALL)
+        dead: dict[str, Json] = {}
+        while True:
+            left = [item for item in items if item["name"] not in dead]
+            listed = [{"name": item["name"], "network": str(networks / item["sha256"])} for item in left]
+            order = {"kind": "measure", "items": listed, "seconds": seconds, **how}
+            try:
+                found = self._child(order, lambda: self._renew(lease), seconds=_LONGEST_SECONDS + seconds)
+            except Crashed as error:
+                if error.at is None or len(left) == 1:
+                    raise
+                log.warning("%s killed the measuring process; the others are measured without it", error.at)
+                dead[error.at] = {"name": error.at, "failure": {"reason": "crash", "detail": str(error)[:4000]}}
+            else:
+                found["results"] += dead.values()
+                return found
 
     def _renew(self, lease: Json) -> None:
         try:
@@ -193,7 +165,7 @@ class Agent:
         except Refused as error:
             raise _lost_or(error) from error
 
-    def _child(self, order: Json, renew: Callable[[], None]) -> Json:
+    def _child(self, order: Json, renew: Callable[[], None], *, seconds: float = _LONGEST_SECONDS) -> Json:
         """Give what a fresh process answers; how it died is told in its last words."""
         order_file = self.folder.path / "order.json"
         try:
@@ -206,16 +178,17 @@ class Agent:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment) as child:
             try:
-                said, cried = self._wait(child, renew)
+                said, cried = self._wait(child, renew, seconds)
             except BaseException:
                 child.kill()
                 raise
-        if child.returncode != 0 or not said.strip():
-            raise CannotMeasure("crash", _last_words(child.returncode, cried))
-        found: Json = json.loads(said)
+        lines = [json.loads(line) for line in said.splitlines() if line.endswith(b"}")]
+        if child.returncode != 0 or not lines or "at" in lines[-1]:
+            raise Crashed(_last_words(child.returncode, cried), at=lines[-1].get("at") if lines else None)
+        found: Json = lines[-1]
         return found
 
-    def _wait(self, child: "subprocess.Popen[bytes]", renew: Callable[[], None]) -> tuple[bytes, bytes]:
+    def _wait(self, child: "subprocess.Popen[bytes]", renew: Callable[[], None], seconds: float) -> tuple[bytes, bytes]:
         begun = renewed = time.monotonic()
         while True:
             try:
@@ -224,8 +197,8 @@ class Agent:
                 now = time.monotonic()
                 if self.stop.is_set():
                     raise Stopped from None
-                if now - begun > _LONGEST_SECONDS:
-                    words = f"Loading and {_LONGEST_SECONDS:.0f} s of runs did not end; the network is too slow here."
+                if now - begun > seconds:
+                    words = f"Loading and {seconds:.0f} s of runs did not end; the network is too slow here."
                     raise CannotMeasure("timeout", words) from None
             if now - renewed >= _RENEW_SECONDS:
                 renew()
@@ -240,17 +213,34 @@ class Agent:
         try:
             if "report" in answer:
                 self.link.send("POST", "/v1/measurements", json={"lease": lease, **answer["report"]})
+            elif "results" in answer:
+                self.link.send("POST", f"{self.link.home}/leases/{lease}/results", json=answer["results"])
             else:
                 self.link.send("POST", f"{self.link.home}/leases/{lease}/failure", json=answer["failure"])
         except Refused as error:
             if error.status in {401, 403}:
                 raise
             log.warning("The answer was not taken: %s", error)
-            if "report" in answer and error.status != _CONFLICT:
+            if "failure" not in answer and error.status != _CONFLICT:
                 words = {"reason": "run", "detail": f"The service did not take the measurement: {error}"[:4000]}
                 self.folder.keep({"lease": lease, "failure": words})
                 self._send_answer()
         self.folder.sent()
+
+
+def _answer(found: Json, items: Sequence[Json], *, alone: bool) -> Json:
+    """Give what the service is told: of a network on its own one measurement or its failure, else all results."""
+    digests = {item["name"]: item["sha256"] for item in items}
+    results = [one if "failure" in one else {**one, "sha256": digests[one["name"]]} for one in found["results"]]
+    if not alone:
+        return {"results": {**found, "results": results}}
+    (only,) = results
+    if "failure" in only:
+        return {"failure": only["failure"]}
+    own = {key: only.pop(key) for key in ("on_cpu_share", "on_cpu_p50_ms") if key in only}
+    rest = {key: value for key, value in found.items() if key not in {"results", "host"}}
+    del only["name"]
+    return {"report": {**rest, **only, "host": {**found["host"], **own}}}
 
 
 def _lost_or(error: Refused) -> Exception:
@@ -278,6 +268,8 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--url", default=os.environ.get("ESPALIER_URL", "http://127.0.0.1:8000"))
     parser.add_argument("--token", default=os.environ.get("ESPALIER_DEVICE_TOKEN"), help="or ESPALIER_DEVICE_TOKEN")
     parser.add_argument("--threads", type=int, default=1, help="of a measurement that does not say")
+    provider = "of a measurement that does not say: a name, short (cuda, tensorrt, openvino, xnnpack) or full, or best"
+    parser.add_argument("--provider", default="cpu", help=provider)
     parser.add_argument("--work-dir", type=Path, help="default: in ~/.cache/espalier-agent")
     parser.add_argument("--once", action="store_true", help="end when there is nothing more to do")
     parser.add_argument("--measure", metavar="ORDER", help=argparse.SUPPRESS)
@@ -309,7 +301,8 @@ def main(given: Sequence[str] | None = None) -> int:
     link = Link(url=asked.url, token=asked.token, stop=stop)
     try:
         folder.open()
-        Agent(link=link, folder=folder, threads=asked.threads, stop=stop).run(once=asked.once)
+        agent = Agent(link=link, folder=folder, threads=asked.threads, provider=asked.provider, stop=stop)
+        agent.run(once=asked.once)
     except Stopped:
         log.info("Stopped")
     except Refused as error:

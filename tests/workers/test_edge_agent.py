@@ -231,9 +231,10 @@ def test_an_answer_waits_for_the_service(bench: Bench, services: Services) -> No
 @ON_SQLITE
 def test_a_full_disk_is_told(bench: Bench, url: str) -> None:
     """The network cannot be stored: the request fails with the device's words, and the agent goes on."""
-    folder = bench.folder / "agent"
-    folder.mkdir()
-    (folder / "network.onnx").symlink_to("/dev/full")  # every write to it says that the device is full
+    folder = bench.folder / "agent" / "networks"
+    folder.mkdir(parents=True)
+    digest = hashlib.sha256(NETWORK).hexdigest()
+    (folder / digest).symlink_to("/dev/full")  # every write to it says that the device is full
     request = bench.ask()
     done = bench.once(url)
 

@@ -1,16 +1,19 @@
 """ONNX Runtime sessions from bytes: what verifies, judges and times the networks we ship."""
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 import onnxruntime as ort
 
 from workers.pruning.errors import InvalidGraph, OutOfMemory, UnknownShape
-from workers.pruning.graph.external import as_file_or_bytes
+from workers.pruning.graph.providers import CPU, available, session_providers, session_threads
 from workers.pruning.types import AnyArray, TensorSpec
 
-PROVIDER: Final = "CPUExecutionProvider"
+PROVIDER: Final = CPU
+_LARGEST_MESSAGE: Final = (1 << 31) - 1  # bytes
 SEVERITY_ERROR: Final = 3  # warnings about other people's exports are not ours to print
 DTYPES: Final = {
     "tensor(float)": "float32",
@@ -35,26 +38,42 @@ class Session:
         InvalidGraph: ONNX Runtime does not accept the network; carries its reason.
     """
 
-    def __init__(self, network: bytes, *, threads: int = 1, optimised: bool = True, provider: str = PROVIDER) -> None:
+    def __init__(
+        self,
+        network: bytes,
+        *,
+        threads: int = 1,
+        optimised: bool = True,
+        provider: str = PROVIDER,
+        profile_to: str | None = None,
+    ) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = session_threads(provider, threads=threads)
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = SEVERITY_ERROR
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
-        if provider not in ort.get_available_providers():
-            available = ", ".join(ort.get_available_providers())
-            raise InvalidGraph("This ONNX Runtime lacks the provider", actual=provider, allowed=available)
+        if profile_to is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_to
+        if provider not in available():
+            raise InvalidGraph("This ONNX Runtime lacks the provider", actual=provider, allowed=", ".join(available()))
         try:
-            with as_file_or_bytes(network) as readable:
-                self._session = ort.InferenceSession(readable, options, providers=[provider])
+            with _readable(network) as readable:
+                self._session = ort.InferenceSession(
+                    readable, options, providers=session_providers(provider, threads=threads)
+                )
         except Exception as error:  # its exceptions share no base of their own
             raise InvalidGraph("ONNX Runtime does not load the network", actual=str(error)) from error
         if (used := self._session.get_providers()[0]) != provider:  # it falls back to the CPU without an error
             raise InvalidGraph("The provider does not start on this machine", actual=used, allowed=provider)
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    def end_profiling(self) -> str:
+        """Stop a profile that was begun with `profile_to`; returns the path of its file."""
+        return str(self._session.end_profiling())
 
     def run(self, arrays: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
         """Run on one array per input, in order; returns the outputs in order.
@@ -151,6 +170,20 @@ def random_inputs(
         else:
             arrays.append(rng.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype))
     return tuple(arrays)
+
+
+@contextmanager
+def _readable(network: bytes) -> Iterator[bytes | str]:
+    """Give the network in a form that ONNX Runtime reads: what one message does not hold, as a file.
+
+    What does that needs onnx_ir, which devices lack, and they never meet such a network: so it is loaded by name.
+    """
+    if len(network) <= _LARGEST_MESSAGE:
+        yield network
+        return
+    external = importlib.import_module("workers.pruning.graph.external")
+    with external.as_file_or_bytes(network) as readable:
+        yield readable
 
 
 def _spec(value: ort.NodeArg) -> TensorSpec:
