@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.pruning.graph.external import COMPANION_SUFFIX, LARGEST_MESSAGE, companion_of, content_of, write_split
+from workers.pruning.graph.external import companion_of, content_of
+from workers.pruning.graph.split import COMPANION_SUFFIX, LARGEST_MESSAGE, write_split
 from workers.pruning.types import Json
 
 

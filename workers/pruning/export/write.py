@@ -6,9 +6,9 @@ import onnx
 import onnx_ir as ir
 
 from workers.pruning.errors import ParityFailed
-from workers.pruning.graph.external import as_file_or_bytes
 from workers.pruning.graph.load import input_specs, output_specs
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.split import as_file_or_bytes
 
 
 def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:

@@ -1,19 +1,16 @@
 """Weights in a file of their own: what a network of more than 2 GiB needs, because one protobuf message holds no more.
 
 Inside, every network is one run of bytes with its weights in place, however long: our own reader (`wire`) and writer
-(`save`) know no limit. At the door the uploaded companion is put in place of the references to it; on the way out, and
-for ONNX Runtime and the ONNX checker, the weights of what is too long for one message are moved into a file beside.
+(`save`) know no limit. At the door the uploaded companion is put in place of the references to it; `split` is the way
+out.
 
 Source: ONNX, docs/ExternalData.md. Where we differ: one companion only, and the path that a tensor names is never
 opened: whatever it says, the bytes come from the companion that was uploaded.
 """
 
 import mmap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -22,22 +19,10 @@ import onnx_ir as ir
 
 from workers.pruning.errors import ExternalData
 from workers.pruning.graph.save import assembled
-from workers.pruning.graph.wire import skeleton
+from workers.pruning.graph.split import COMPANION_SUFFIX
 
-LARGEST_MESSAGE: Final = (1 << 31) - 1  # bytes of one protobuf message
-COMPANION_SUFFIX: Final = ".data"
-_ALIGNMENT_BYTES: Final = 4096  # of a weight in its file, so that it can be mapped
 _KNOWN_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
 _ONE_FILE: Final = "Save with onnx.save_model(..., save_as_external_data=True, all_tensors_to_one_file=True)."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """A network whose weights lie in a file beside it."""
-
-    network: bytes
-    weights: tuple[memoryview, ...]  # one after the other, the file `location`; padding included
-    location: str
 
 
 def companion_of(network: Path) -> Path | None:
@@ -96,48 +81,6 @@ def inlined(network: bytes, companion: memoryview) -> bytes:
     return b"".join(assembled(proto, parts))
 
 
-def split(content: bytes, location: str) -> Split:
-    """Move the large weights of a network into a file of their own, called `location` in the network."""
-    view = memoryview(content)
-    bare, spans = skeleton(view)
-    proto = onnx.ModelProto()
-    proto.ParseFromString(bare)
-    weights: list[memoryview] = []
-    offset = 0
-    for index in sorted(spans):
-        weight = view[spans[index].start : spans[index].stop]
-        _refer(proto.graph.initializer[index], location, offset, len(weight))
-        padding = -len(weight) % _ALIGNMENT_BYTES
-        weights += [weight, memoryview(bytes(padding))]
-        offset += len(weight) + padding
-    return Split(network=proto.SerializeToString(deterministic=True), weights=tuple(weights), location=location)
-
-
-def write_split(content: bytes, path: Path) -> tuple[Path, Path]:
-    """Write a network to `path` and its large weights to the file beside; gives both."""
-    beside = path.with_name(path.name + COMPANION_SUFFIX)
-    parts = split(content, beside.name)
-    path.write_bytes(parts.network)
-    with beside.open("wb") as file:
-        for weight in parts.weights:
-            file.write(weight)
-    return path, beside
-
-
-@contextmanager
-def as_file_or_bytes(content: bytes) -> Iterator[bytes | str]:
-    """Give a network in the form that libraries take: its bytes, or the path of a file where one message is too small.
-
-    The files are gone when the context ends.
-    """
-    if len(content) <= LARGEST_MESSAGE:
-        yield content
-        return
-    with TemporaryDirectory(prefix="espalier-") as folder:
-        path, _ = write_split(content, Path(folder) / "network.onnx")
-        yield str(path)
-
-
 def _require_one_companion(tensors: Sequence[onnx.TensorProto]) -> None:
     named = sorted({_entries(tensor).get("location", "") for tensor in tensors})
     if len(named) > 1:
@@ -189,9 +132,3 @@ def _expected_bytes(tensor: onnx.TensorProto) -> int:
 
 def _refused(tensor: onnx.TensorProto, what: str, actual: object, allowed: object) -> ExternalData:
     return ExternalData(what, where=f"tensor {tensor.name!r}", actual=actual, allowed=allowed, advice=_ONE_FILE)
-
-
-def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)

@@ -7,7 +7,7 @@ initializers and nodes, not the number of bytes.
 Source: protobuf encoding (protobuf.dev/programming-guides/encoding); field numbers from onnx.proto.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,8 @@ from workers.pruning.errors import InvalidGraph
 _GRAPH: Final = 7
 _INITIALIZER: Final = 5
 _RAW_DATA: Final = 9
+_EXTERNAL_DATA: Final = 13
+_DATA_LOCATION: Final = 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES: Final = 10
 _KEEP_BELOW_BYTES: Final = 1024  # small tensors stay in the skeleton: shape inference reads them
@@ -38,8 +40,14 @@ class _Field:
     stop: int
 
 
-def skeleton(source: memoryview) -> tuple[bytes, dict[int, Span]]:
+def _nothing(_: Span) -> bytes:
+    return b""
+
+
+def skeleton(source: memoryview, *, instead: Callable[[Span], bytes] = _nothing) -> tuple[bytes, dict[int, Span]]:
     """Return the file without its large weights, and the span of each weight by initializer number.
+
+    `instead` gives the fields that a tensor gets in place of its weight's bytes.
 
     Raises:
         InvalidGraph: the bytes are not a protobuf message, or end within a field.
@@ -49,18 +57,30 @@ def skeleton(source: memoryview) -> tuple[bytes, dict[int, Span]]:
     seen = 0
     for field in _fields(source, 0, len(source)):
         if field.number == _GRAPH and field.wire_type == _BYTES:
-            body, seen = _graph(source, field, spans, seen)
+            body, seen = _graph(source, field, spans, seen, instead)
             parts.append(_message(_GRAPH, body))
         else:
             parts.append(bytes(source[field.begin : field.stop]))
     return b"".join(parts), spans
 
 
-def _graph(source: memoryview, graph: _Field, spans: dict[int, Span], seen: int) -> tuple[bytes, int]:
+def reference(location: str, offset: int, length: int) -> bytes:
+    """Return the fields by which a tensor refers to bytes of another file."""
+    entries = (("location", location), ("offset", str(offset)), ("length", str(length)))
+    texts = (_message(1, key.encode()) + _message(2, value.encode()) for key, value in entries)
+    return b"".join(_message(_EXTERNAL_DATA, entry) for entry in texts) + bytes([_DATA_LOCATION << 3 | _VARINT, 1])
+
+
+def _graph(
+    source: memoryview, graph: _Field, spans: dict[int, Span], seen: int, instead: Callable[[Span], bytes]
+) -> tuple[bytes, int]:
     parts: list[bytes] = []
     for field in _fields(source, graph.start, graph.stop):
         if field.number == _INITIALIZER and field.wire_type == _BYTES:
-            parts.append(_message(_INITIALIZER, _tensor(source, field, spans, seen)))
+            body = _tensor(source, field, spans, seen)
+            if seen in spans:
+                body += instead(spans[seen])
+            parts.append(_message(_INITIALIZER, body))
             seen += 1
         else:
             parts.append(bytes(source[field.begin : field.stop]))

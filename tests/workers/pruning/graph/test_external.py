@@ -7,17 +7,18 @@ import pytest
 
 from tests.networks import onnx_bytes
 from workers.pruning.errors import ExternalData
-from workers.pruning.graph.external import LARGEST_MESSAGE, as_file_or_bytes, content_of, inlined, split, write_split
+from workers.pruning.graph.external import content_of, inlined
 from workers.pruning.graph.load import load
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.split import LARGEST_MESSAGE, as_file_or_bytes, split, write_split
 
 NETWORK = "residual"
 
 
 def outside(**entries: str) -> onnx.ModelProto:
     """Give a network whose one weight of 3 x 4 floats refers to a companion in the words of `entries`."""
-    text = '<ir_version: 10, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,4] y) <float[3,4] w> { y = MatMul (x, w) }'
-    proto = onnx.parser.parse_model(text)
+    body = "g (float[N,3] x) => (float[N,4] y) <float[3,4] w> { y = MatMul (x, w) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 17]> {body}')
     weight = proto.graph.initializer.add(name="w", data_type=onnx.TensorProto.FLOAT, dims=[3, 4])
     weight.data_location = onnx.TensorProto.EXTERNAL
     for key, value in entries.items():
@@ -41,11 +42,12 @@ def test_a_split_network_is_what_onnx_and_onnx_runtime_read(tmp_path):
     """Both find the weights by the name and the offsets that were written; each lies on a page boundary."""
     content = onnx_bytes(NETWORK)
     path, companion = write_split(content, tmp_path / "network.onnx")
-    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
 
     onnx.checker.check_model(str(path), full_check=True)
     first, second = (ort.InferenceSession(source) for source in (str(path), content))
-    feeds = {spec.name: np.resize(x, [n if isinstance(n, int) else 2 for n in spec.shape]) for spec in first.get_inputs()}
+    shapes = {spec.name: [n if isinstance(n, int) else 2 for n in spec.shape] for spec in first.get_inputs()}
+    feeds = {name: np.resize(noise, shape) for name, shape in shapes.items()}
 
     for a, b in zip(first.run(None, feeds), second.run(None, feeds), strict=True):
         np.testing.assert_array_equal(a, b)
