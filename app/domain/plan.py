@@ -30,6 +30,7 @@ class CostModel:
     params: tuple[_Term, ...]
     size_bytes: tuple[_Term, ...]
     peak: tuple[tuple[_Term, ...], ...]
+    single: frozenset[int] = frozenset()  # groups whose units go one at a time: whole attention heads
 
 
 def read_cost_model(given: Mapping[str, Any]) -> CostModel:
@@ -41,6 +42,7 @@ def read_cost_model(given: Mapping[str, Any]) -> CostModel:
         params=_terms(given["params"]),
         size_bytes=_terms(given["size_bytes"]),
         peak=tuple(_terms(step) for step in given["peak"]),
+        single=frozenset(int(group) for group in given.get("single", ())),
     )
 
 
@@ -79,7 +81,10 @@ def _steps(model: CostModel, round_to: int) -> tuple[int, ...]:
             whole = fixed + sum(times * model.widths[group] for group, times in parts)
             for group, times in parts:
                 found[group].append((whole, int(times)))
-    return tuple(round_to // math.gcd(round_to, min(tensors, default=(0, 1))[1]) for tensors in found)
+    return tuple(
+        1 if group in model.single else round_to // math.gcd(round_to, min(tensors, default=(0, 1))[1])
+        for group, tensors in enumerate(found)
+    )
 
 
 def reachable(model: CostModel, limits: ExportOptions) -> Costs:

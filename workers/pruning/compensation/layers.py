@@ -63,8 +63,8 @@ def changed_values(original: ir.Model, grouping: Grouping, keep: Keep) -> set[st
     """Name the values that lost channels, and all that is computed from them."""
     changed = {
         name
-        for name, axes in grouping.value_axes.items()
-        if any(not keep.mask[units[units >= 0]].all() for units in axes.values())
+        for name in (*grouping.value_axes, *grouping.head_axes)
+        if any(not keep.mask[units[units >= 0]].all() for _, units in grouping.units_of(name))
     }
     for node in original.graph:
         if any(value is not None and value.name in changed for value in node.inputs):
@@ -80,9 +80,9 @@ class _Kept:
 
     def channels(self, value: ir.Value, axis: int) -> IntArray:
         """Channels of a value of the original that are left."""
-        units = self.grouping.value_axes.get(value.name or "", {}).get(axis)
-        if units is not None:
-            return np.flatnonzero((units < 0) | self.keep.mask[units])
+        stays = self.grouping.kept(value.name or "", axis, self.keep)
+        if stays is not None:
+            return np.flatnonzero(stays)
         length = value.shape[axis] if value.shape is not None else 0
         return np.arange(length if isinstance(length, int) else 0)
 

@@ -4,7 +4,7 @@ Every integer value that comes from Shape is followed as an array whose entries 
 What is wholly known becomes an initializer; a Reshape target with one symbolic entry becomes a constant with 0 or -1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,9 @@ from workers.pruning.graph.values import attribute, constant, initializer, integ
 
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 _SYMBOLIC_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+_SYMBOLIC_CHOICE = frozenset({*MOVEMENT, "Where"})
 _ANONYMOUS = frozenset({"", "?", "-1", "None"})  # names that exporters give to several unequal axes
+UNKNOWN_NAME = "unk__"  # begins the names that onnx gives to lengths it does not know
 _SMALL = 4096  # entries of a symbolic array that are followed
 
 
@@ -51,6 +53,8 @@ class _Folder:
             return
         if node.op_type == "Reshape":
             self._settle_reshape(node)
+        elif node.op_type == "Expand":
+            self._settle_expand(node)
         result = self._evaluate(node)
         if result is None:
             return
@@ -98,8 +102,10 @@ class _Folder:
         try:
             if node.op_type in _SYMBOLIC_ARITHMETIC:
                 result = _arithmetic(node, inputs)
-            elif node.op_type in MOVEMENT:
-                result = MOVEMENT[node.op_type](node, inputs)
+            elif node.op_type == "Equal":
+                return _equal(inputs)
+            elif node.op_type in _SYMBOLIC_CHOICE:
+                result = EVALUATORS[node.op_type](node, inputs)
             else:
                 return None
         except (ValueError, TypeError, IndexError):
@@ -142,6 +148,53 @@ class _Folder:
         node.replace_input_with(1, value)
         node.attributes.pop("allowzero", None)
         self.changed = True
+
+    def _settle_expand(self, node: ir.Node) -> None:
+        """Write down the shape that a target with symbolic axes gives, which onnx does not infer."""
+        source, target = node.inputs[0], self.symbolic.get(node.inputs[1]) if node.inputs[1] is not None else None
+        if source is None or source.shape is None or target is None:
+            return
+        lengths = _broadcast(list(source.shape), target.tolist())
+        output = node.outputs[0]
+        if lengths is not None and _knowledge(lengths) > _knowledge(output.shape or ()):
+            output.shape = ir.Shape(lengths)
+            self.changed = True
+
+
+def _broadcast(source: Sequence[object], target: Sequence[object]) -> list[int | str | None] | None:
+    """Lengths after an Expand; an axis is unknown where the source may be longer than 1 there and differ."""
+    if len(source) > len(target):
+        return None
+    padded = [1] * (len(target) - len(source)) + [n if isinstance(n, int) else _axis_name(n) for n in source]
+    return [_longer(old, new) for old, new in zip(padded, target, strict=True)]
+
+
+def _longer(old: int | str | None, new: object) -> int | str | None:
+    if isinstance(new, (int, np.integer)):
+        return old if new == 1 else int(new)
+    if isinstance(old, int) and old != 1:
+        return old
+    return new if isinstance(new, str) and old in {1, new} else None
+
+
+def _knowledge(lengths: Iterable[int | str | ir.SymbolicDim | None]) -> int:
+    """Count axes that are known, twice where a number is."""
+    names = [length.value if isinstance(length, ir.SymbolicDim) else length for length in lengths]
+    return sum(2 if isinstance(n, int) else n is not None and not n.startswith(UNKNOWN_NAME) for n in names)
+
+
+def _equal(inputs: Sequence[Array | None]) -> Array | None:
+    """Compare symbolic axes, which are no shorter than 0, with negative numbers; None where nothing can be said."""
+    left, right = np.broadcast_arrays(*(array for array in inputs if array is not None))
+    result = np.zeros(left.shape, np.bool_)
+    for index in np.ndindex(left.shape):
+        numbers = [int(entry) for entry in (left[index], right[index]) if isinstance(entry, (int, np.integer))]
+        names = [entry for entry in (left[index], right[index]) if isinstance(entry, str)]
+        if len(numbers) == 2:
+            result[index] = numbers[0] == numbers[1]
+        elif not (names and numbers and numbers[0] < 0):
+            return None
+    return result
 
 
 def _settled(target: Array, source: ir.Shape | None) -> list[int] | None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph
 from workers.pruning.graph.caps import DEFAULT_CAPS
-from workers.pruning.graph.constants import fold_constants
+from workers.pruning.graph.constants import UNKNOWN_NAME, fold_constants
 
 NOMINAL_SIDE: Final = 224
 NOMINAL_LENGTH: Final = 64
@@ -26,7 +26,9 @@ def infer_shapes(graph: ir.Model) -> None:
     Raises:
         InvalidGraph: the shapes of two nodes contradict each other; the message is that of onnx.
     """
-    inferred = _inferred(proto_without_weights(graph))
+    proto = proto_without_weights(graph)
+    _forget_unknown(proto)
+    inferred = _inferred(proto)
     found: dict[str, ir.Value] = {}
     for body in ir.from_proto(inferred).graphs():
         for value in _values(body):
@@ -108,6 +110,14 @@ def _forget_inferred(proto: onnx.ModelProto) -> None:
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
+
+
+def _forget_unknown(proto: onnx.ModelProto) -> None:
+    """Drop the names that onnx gave to lengths it did not know; it keeps what is there, and may know them by now."""
+    for value in proto.graph.value_info:
+        for axis in _axes(value):
+            if axis.dim_param.startswith(UNKNOWN_NAME):
+                axis.Clear()
 
 
 def _with_arithmetic(proto: onnx.ModelProto) -> onnx.ModelProto:

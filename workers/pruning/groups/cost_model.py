@@ -1,21 +1,20 @@
 """The cost of every possible cut as sums of products of widths: exact, and cheap to evaluate without the graph."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Final, cast
 
-import numpy as np
 import onnx_ir as ir
 
-from workers.pruning.errors import UnknownShape
 from workers.pruning.graph.cost import live_values, node_macs
 from workers.pruning.graph.save import size_bytes
-from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.graph.values import attribute, constant, is_float
-from workers.pruning.types import FROZEN, CostModel, Grouping, IntArray, Json, Length, Term
+from workers.pruning.groups.lengths import ONE, Axes, Axis, Lengths
+from workers.pruning.types import CostModel, Grouping, Json, Length, Term
 
-_Axes = tuple[Length, ...]
+_Product = tuple[Length, ...]
 
 
 def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
@@ -29,10 +28,10 @@ def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
     Raises:
         UnknownShape: a shape depends on more than the batch, so that no cost is known.
     """
-    axes = _Measured(graph, grouping)
+    axes = Lengths(graph, grouping)
     weights = [value for value in graph.graph.initializers.values() if is_float(value)]
     sized = [(_weight_bytes(value), axes.of(value)) for value in weights]
-    full = sum(width * prod(_full(length, grouping) for length in lengths) for width, lengths in sized)
+    full = sum(width * prod(_full(axis, grouping) for axis in axes_of) for width, axes_of in sized)
     rest = size_bytes(graph) - full + _growth(graph, grouping)
     return CostModel(
         widths=tuple(group.width for group in grouping.groups),
@@ -40,6 +39,7 @@ def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
         params=_merged((1.0, axes.of(value)) for value in weights),
         size_bytes=_merged([(float(rest), ()), *sized]),
         peak=_peak(graph, axes),
+        single=tuple(index for index, group in enumerate(grouping.groups) if group.whole_heads),
     )
 
 
@@ -48,8 +48,12 @@ def _weight_bytes(value: ir.Value) -> float:
     return 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
 
 
-def _full(length: Length, grouping: Grouping) -> int:
-    return length.fixed + sum(positions * grouping.groups[group].width for group, positions in length.parts)
+def _full(axis: Axis, grouping: Grouping) -> int:
+    widths = [group.width for group in grouping.groups]
+    return sum(
+        prod(length.fixed + sum(positions * widths[group] for group, positions in length.parts) for length in summand)
+        for summand in axis
+    )
 
 
 def _growth(graph: ir.Model, grouping: Grouping) -> int:
@@ -57,49 +61,16 @@ def _growth(graph: ir.Model, grouping: Grouping) -> int:
     grown = 0
     for node in graph.graph:
         source = node.inputs[0] if node.inputs else None
-        if source is None or source.name not in grouping.value_axes:
+        if source is None or not grouping.units_of(source.name or ""):
             continue
         written = {"Split": 1, "Reshape": 1, "Expand": 1, "Resize": 3}.get(node.op_type)
         if written is not None and (len(node.inputs) <= written or constant(node.inputs[written]) is None):
-            grown += _LISTED_BYTES + 8 * len(node.name or "")
+            cuts = 1 + (source.name in grouping.head_axes)
+            grown += cuts * (_LISTED_BYTES + 8 * len(node.name or ""))
     return grown
 
 
 _LISTED_BYTES: Final = 256  # a list of lengths, and at worst a node that sets one of them at run time
-
-
-class _Measured:
-    """Length of every axis of every tensor as a function of the kept widths."""
-
-    def __init__(self, graph: ir.Model, grouping: Grouping) -> None:
-        self._shapes = nominal_shapes(graph)
-        self._starts = np.asarray([group.start for group in grouping.groups], np.int64)
-        self._cut: dict[str, dict[int, Length]] = {}
-        for name, by_axis in grouping.value_axes.items():
-            self._cut[name] = {axis: self._length(units) for axis, units in by_axis.items()}
-        for entry in grouping.initializer_axes:
-            self._cut.setdefault(entry.initializer, {})[entry.axis] = self._length(entry.units)
-
-    def _length(self, units: IntArray) -> Length:
-        present, counts = np.unique(units[units != FROZEN], return_counts=True)
-        groups = np.searchsorted(self._starts, present, side="right") - 1
-        positions = dict(zip(groups.tolist(), counts.tolist(), strict=True))  # the same for all units of a group
-        return Length(fixed=int((units == FROZEN).sum()), parts=tuple(sorted(positions.items())))
-
-    def of(self, value: ir.Value | None) -> _Axes:
-        """Lengths of all axes."""
-        name = "" if value is None else value.name or ""
-        shape = self._shapes.get(name)
-        if shape is None or None in shape:
-            raise UnknownShape(
-                "A shape depends on more than the batch, so the cost is not known",
-                where=f"value {name!r}",
-                actual="no shape" if shape is None else list(shape),
-                allowed="known lengths on every axis but the first of the inputs",
-                advice="Export with a fixed image size or sequence length.",
-            )
-        cut = self._cut.get(name, {})
-        return tuple(cut.get(axis) or Length(fixed=length or 0) for axis, length in enumerate(shape))
 
 
 def activation_elements(graph: ir.Model, grouping: Grouping) -> tuple[Term, ...]:
@@ -108,12 +79,12 @@ def activation_elements(graph: ir.Model, grouping: Grouping) -> tuple[Term, ...]
     Raises:
         UnknownShape: a shape depends on more than the batch.
     """
-    axes = _Measured(graph, grouping)
+    axes = Lengths(graph, grouping)
     values = [value for node in graph.graph for value in node.outputs if value.uses() or value.is_graph_output()]
     return _merged((1.0, axes.of(value)) for value in values)
 
 
-def _macs(graph: ir.Model, axes: _Measured) -> Iterable[tuple[float, _Axes]]:
+def _macs(graph: ir.Model, axes: Lengths) -> Iterable[tuple[float, Axes]]:
     for node in graph.graph:
         if not node.domain and node.op_type in _PRODUCTS:
             yield 1.0, _PRODUCTS[node.op_type](node, axes)
@@ -121,37 +92,37 @@ def _macs(graph: ir.Model, axes: _Measured) -> Iterable[tuple[float, _Axes]]:
             yield float(node_macs(graph)[node.name or ""]), ()
 
 
-def _conv(node: ir.Node, axes: _Measured) -> _Axes:
+def _conv(node: ir.Node, axes: Lengths) -> Axes:
     return axes.of(node.outputs[0]) + axes.of(node.inputs[1])[1:]
 
 
-def _conv_transpose(node: ir.Node, axes: _Measured) -> _Axes:
+def _conv_transpose(node: ir.Node, axes: Lengths) -> Axes:
     return axes.of(node.inputs[0]) + axes.of(node.inputs[1])[1:]
 
 
-def _gemm(node: ir.Node, axes: _Measured) -> _Axes:
+def _gemm(node: ir.Node, axes: Lengths) -> Axes:
     return (*axes.of(node.outputs[0]), axes.of(node.inputs[0])[0 if attribute(node, "transA", 0) else 1])
 
 
-def _matmul(node: ir.Node, axes: _Measured) -> _Axes:
+def _matmul(node: ir.Node, axes: Lengths) -> Axes:
     return (*axes.of(node.outputs[0]), axes.of(node.inputs[0])[-1])
 
 
-def _einsum(node: ir.Node, axes: _Measured) -> _Axes:
-    """One product per combination of all indices; its channels are frozen, so only the present lengths count."""
+def _einsum(node: ir.Node, axes: Lengths) -> Axes:
+    """One product per combination of all indices; an index that is repeated somewhere counts in full."""
     terms = str(attribute(node, "equation")).replace(" ", "").split("->")[0].split(",")
-    lengths: dict[str, int] = {}
+    lengths: dict[str, Axis] = {}
     for term, value in zip(terms, node.inputs, strict=True):
-        shape = [length.fixed for length in axes.of(value)]
+        shape = axes.of(value)
         named = term.replace("...", "")
         before = term.index("...") if "..." in term else len(named)
         hidden = [f"...{number}" for number in range(len(shape) - len(named))]
-        for axis, length in zip([*named[:before], *hidden, *named[before:]], shape, strict=True):
-            lengths[axis] = max(lengths.get(axis, 1), length)
-    return tuple(Length(fixed=length) for length in lengths.values())
+        indices = [*named[:before], *hidden, *named[before:]]
+        lengths |= {index: axis for index, axis in zip(indices, shape, strict=True) if axis != ONE}
+    return tuple(lengths.values())
 
 
-_PRODUCTS: Final[Mapping[str, Callable[[ir.Node, _Measured], _Axes]]] = {
+_PRODUCTS: Final[Mapping[str, Callable[[ir.Node, Lengths], Axes]]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Einsum": _einsum,
@@ -160,9 +131,9 @@ _PRODUCTS: Final[Mapping[str, Callable[[ir.Node, _Measured], _Axes]]] = {
 }
 
 
-def _peak(graph: ir.Model, axes: _Measured) -> tuple[tuple[Term, ...], ...]:
+def _peak(graph: ir.Model, axes: Lengths) -> tuple[tuple[Term, ...], ...]:
     """Live bytes at every node; steps that are live sets of another step are left out."""
-    products: dict[ir.Value, tuple[float, _Axes]] = {}
+    products: dict[ir.Value, tuple[float, Axes]] = {}
     steps: dict[tuple[Term, ...], None] = {}
     live = [frozenset(step) for step in live_values(graph)]
     for number, step in enumerate(live):
@@ -180,10 +151,10 @@ def _bytes_per_element(value: ir.Value) -> float:
     return bits / 8
 
 
-def _merged(products: Iterable[tuple[float, _Axes]]) -> tuple[Term, ...]:
+def _merged(products: Iterable[tuple[float, Axes]]) -> tuple[Term, ...]:
     """Terms with constant lengths multiplied out and equal products added up, in a fixed order."""
-    sums: Counter[_Axes] = Counter()
-    for coefficient, lengths in products:
+    sums: Counter[_Product] = Counter()
+    for coefficient, lengths in _multiplied_out(products):
         factor = prod(length.fixed for length in lengths if not length.parts)
         open_lengths = sorted(
             (length for length in lengths if length.parts), key=lambda length: (length.parts, length.fixed)
@@ -193,6 +164,12 @@ def _merged(products: Iterable[tuple[float, _Axes]]) -> tuple[Term, ...]:
     return tuple(
         Term(coefficient=float(coefficient), lengths=lengths) for lengths, coefficient in ordered if coefficient
     )
+
+
+def _multiplied_out(products: Iterable[tuple[float, Axes]]) -> Iterator[tuple[float, _Product]]:
+    for coefficient, axes in products:
+        for summands in product(*axes):
+            yield coefficient, tuple(length for summand in summands for length in summand)
 
 
 def to_json(model: CostModel, grouping: Grouping) -> dict[str, Json]:
@@ -207,6 +184,7 @@ def to_json(model: CostModel, grouping: Grouping) -> dict[str, Json]:
         "params": _terms_json(model.params),
         "size_bytes": _terms_json(model.size_bytes),
         "peak": [_terms_json(step) for step in model.peak],
+        "single": list(model.single),
     }
 
 
@@ -226,6 +204,7 @@ def from_json(data: Mapping[str, Json]) -> CostModel:
         params=_terms(data["params"]),
         size_bytes=_terms(data["size_bytes"]),
         peak=tuple(_terms(step) for step in steps),
+        single=tuple(cast("Sequence[int]", data.get("single", ()))),
     )
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from workers.pruning.errors import NothingToPrune
 from workers.pruning.graph.values import integer
+from workers.pruning.groups import heads
 from workers.pruning.groups.classes import Line, on_open_axis, owner, settle
 from workers.pruning.groups.labels import FIXED
 from workers.pruning.groups.propagate import propagate
@@ -28,7 +29,8 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
 
     Source: derivation. Every element of every tensor carries a label; operators make labels, tie or move them. Units of
     one group occur equally often on exactly the same axes of the same weights and activations, so that the cost of the
-    network depends on how many of them are kept, not on which.
+    network depends on how many of them are kept, not on which. Attention is followed twice, once for positions inside
+    of the heads and once for whole heads; see `heads`.
 
     Args:
         graph: as `load` gives it.
@@ -40,10 +42,19 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
     is not understood are no units, and `frozen` names the nodes that are the reason.
     """
     state = propagate(graph)
+    inside = _found(state, include, exclude)
+    if not state.has_heads:
+        return inside
+    return heads.crossed(inside, _found(propagate(graph, whole_heads=True), include, exclude))
+
+
+def _found(state: Propagation, include: Sequence[str], exclude: Sequence[str]) -> Grouping:
     _exclude(state, exclude)
     roots = settle(state)
     lines = _Lines.of(state, roots)
     reasons = _reasons(lines, roots, include)
+    if state.whole_heads:
+        reasons[heads.none_of(state, roots)] = _WHY.index("its channels are tied to channels that stay")
     classes = np.where(reasons[roots] == 0, roots, FIXED)
     unit_of, starts = _numbered(classes, _signatures(lines, classes, len(roots)))
     _name_rest(state, unit_of[classes], reasons[roots])

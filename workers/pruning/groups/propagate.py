@@ -12,13 +12,13 @@ from workers.pruning.groups.rules.table import RULES
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError)
 
 
-def propagate(graph: ir.Model) -> Propagation:
-    """Labels, ties and tags of a whole graph.
+def propagate(graph: ir.Model, *, whole_heads: bool = False) -> Propagation:
+    """Labels, ties and tags of a whole graph; with `whole_heads`, attention is told apart by heads, not inside them.
 
     Requires: nodes in topological order, unique names; shapes inferred as far as they can be.
     Ensures: every channel that an unknown operator, a graph input or a graph output touches is frozen.
     """
-    state = Propagation(graph)
+    state = Propagation(graph, whole_heads=whole_heads)
     for node in graph.graph:
         _visit(state, node)
     for value in graph.graph.outputs:

@@ -30,8 +30,12 @@ class Tag:
 class Propagation:
     """What the rules of the operators read and write."""
 
-    def __init__(self, graph: ir.Model) -> None:
+    def __init__(self, graph: ir.Model, *, whole_heads: bool = False) -> None:
+        """With `whole_heads`, labels of products of activations change from head to head instead of inside of heads."""
         self.graph = graph
+        self.whole_heads = whole_heads
+        self.heads: list[IntArray] = []  # labels that stand for whole heads somewhere
+        self.has_heads = False  # whether a product of activations has leading axes
         self.labels: dict[ir.Value, Labels] = {}
         self.ties = Ties()
         self.tags: list[Tag] = []

@@ -1,7 +1,8 @@
 """A network whose folded convolutions have their BatchNormalization back, and its units, numbered as before."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import onnx_ir as ir
@@ -18,20 +19,17 @@ def extended(grouping: Grouping, original: ir.Model, names: Sequence[str]) -> Gr
     """
     outputs = {node.name or "": node.outputs[0].name or "" for node in original.graph}
     axes: list[InitializerAxis] = []
-    values: dict[str, dict[int, IntArray]] = {}
-    for name in names:
-        units = grouping.value_axes.get(outputs[name], {}).get(1)
+    values: list[dict[str, Mapping[int, IntArray]]] = [dict(grouping.value_axes), dict(grouping.head_axes)]
+    for name, by_value in product(names, values):
+        units = by_value.get(outputs[name], {}).get(1)
         if units is None or not np.any(units >= 0):
             continue
-        values[f"{outputs[name]}{SUFFIX}"] = {1: units}
+        by_value[f"{outputs[name]}{SUFFIX}"] = {1: units}
         axes += [
             InitializerAxis(
                 initializer=f"{name}{SUFFIX}/{part}", axis=0, node=f"{name}{SUFFIX}", role=Role.THROUGH, units=units
             )
             for part in ("scale", "mean", "variance")
         ]
-    return replace(
-        grouping,
-        initializer_axes=(*grouping.initializer_axes, *axes),
-        value_axes={**grouping.value_axes, **values},
-    )
+    inside, heads = values
+    return replace(grouping, initializer_axes=(*grouping.initializer_axes, *axes), value_axes=inside, head_axes=heads)

@@ -33,6 +33,7 @@ class Site:
     axis: int
     batch_axis: int
     units: IntArray
+    crossing: tuple[IntArray, ...] = ()  # units of the other kind on the same axis: whole heads, positions inside them
 
 
 def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
@@ -85,7 +86,7 @@ def gradient_edits(sites: Sequence[Site], gradients: torch.Tensor) -> dict[tuple
     return edits
 
 
-def accumulate(
+def accumulate(  # noqa: PLR0913  # one pass, everything that is taken from it
     graph: ir.Model,
     grouping: Grouping,
     batches: Sequence[Sequence[AnyArray]],
@@ -173,10 +174,17 @@ def _activation_bytes(graph: ir.Model) -> int:
 
 
 def _sites_of(node: ir.Node, index: int, value: ir.Value, grouping: Grouping) -> list[Site]:
-    axes: Mapping[int, IntArray] = grouping.value_axes.get(value.name or "", {})
+    axes = grouping.units_of(value.name or "")
     return [
-        Site(node=node.name or "", index=index, axis=axis, batch_axis=_batch_axis(value), units=units)
-        for axis, units in axes.items()
+        Site(
+            node=node.name or "",
+            index=index,
+            axis=axis,
+            batch_axis=_batch_axis(value),
+            units=units,
+            crossing=tuple(other for where, other in axes if where == axis and other is not units),
+        )
+        for axis, units in axes
         if (units >= 0).any()
     ]
 

@@ -45,6 +45,9 @@ class Surgeon:
         """Set one entry of a computed list of lengths at run time."""
         value = node.inputs[index]
         num_axes = len(node.outputs[0].shape or ())
+        producer = None if value is None else value.producer()
+        name = f"{node.name}_lengths"
+        name += "_again" if producer is not None and producer.name == name else ""
         here = np.zeros(num_axes, np.bool_)
         here[entry] = True
         choose = ir.node(
@@ -54,10 +57,8 @@ class Surgeon:
                 self.initializer(f"{node.name}_length", np.full(num_axes, length, np.int64)),
                 value,
             ],
-            name=f"{node.name}_lengths",
-            outputs=[
-                ir.Value(name=f"{node.name}_lengths", shape=ir.Shape([num_axes]), type=ir.TensorType(ir.DataType.INT64))
-            ],
+            name=name,
+            outputs=[ir.Value(name=name, shape=ir.Shape([num_axes]), type=ir.TensorType(ir.DataType.INT64))],
         )
         self.graph.graph.insert_before(node, choose)
         node.replace_input_with(index, choose.outputs[0])

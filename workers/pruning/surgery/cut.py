@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from workers.pruning.graph.weights import clone
 from workers.pruning.surgery.constants import Surgeon, rewrite_constants
-from workers.pruning.surgery.plan import Plan, numbers, plan, replaced
+from workers.pruning.surgery.plan import Plan, numbers, replaced, stages
 from workers.pruning.types import BoolArray, Grouping, Keep
 
 
@@ -21,12 +21,13 @@ def cut(graph: ir.Model, grouping: Grouping, keep: Keep) -> ir.Model:
     Raises:
         InconsistentGroup: the Keep is of another Grouping, or would empty a tensor.
     """
-    planned = plan(grouping, keep)
+    planned = stages(grouping, keep)
     result = clone(graph)
-    rewrite_constants(Surgeon(result, planned))
-    for name, masks in planned.weights.items():
-        _slice_weight(result.graph.initializers[name], masks)
-    _refresh_shapes(result, planned)
+    for stage in planned:
+        rewrite_constants(Surgeon(result, stage))
+        for name, masks in stage.weights.items():
+            _slice_weight(result.graph.initializers[name], masks)
+        _refresh_shapes(result, stage)
     _drop_unused(result)
     return result
 

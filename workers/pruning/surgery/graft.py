@@ -1,11 +1,14 @@
 """Back and forth between a network and its cut: units renumbered for the cut, its weights put back where they were."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.graph.weights import replace_weights, weights
-from workers.pruning.surgery.plan import plan, positions_kept
-from workers.pruning.types import FROZEN, AnyArray, Group, Grouping, InitializerAxis, IntArray, Keep
+from workers.pruning.surgery.plan import plan
+from workers.pruning.types import FROZEN, AnyArray, BoolArray, Grouping, IntArray, Keep
 
 
 def narrowed(grouping: Grouping, keep: Keep) -> Grouping:
@@ -17,32 +20,29 @@ def narrowed(grouping: Grouping, keep: Keep) -> Grouping:
     number = np.where(keep.mask, np.cumsum(keep.mask) - 1, FROZEN).astype(np.int64)
     before = np.concatenate([[0], np.cumsum(keep.mask)]).astype(np.int64)
 
-    def left(units: IntArray) -> IntArray:
-        stay = units[positions_kept(units, keep)]
+    def left(units: IntArray, stays: BoolArray | None) -> IntArray:
+        stay = units if stays is None else units[stays]
         return np.where(stay == FROZEN, FROZEN, number[stay]) if keep.mask.size else stay
 
+    def of_values(by_name: Mapping[str, Mapping[int, IntArray]]) -> Mapping[str, Mapping[int, IntArray]]:
+        return {
+            name: {axis: left(units, grouping.kept(name, axis, keep)) for axis, units in axes.items()}
+            for name, axes in by_name.items()
+        }
+
+    masks = plan(grouping, keep).weights
     return Grouping(
         num_units=int(keep.mask.sum()),
         groups=tuple(
-            Group(
-                id=group.id,
-                start=int(before[group.start]),
-                stop=int(before[group.stop]),
-                producers=group.producers,
-                consumers=group.consumers,
-            )
-            for group in grouping.groups
+            replace(group, start=int(before[group.start]), stop=int(before[group.stop])) for group in grouping.groups
         ),
         initializer_axes=tuple(
-            InitializerAxis(
-                initializer=axis.initializer, axis=axis.axis, node=axis.node, role=axis.role, units=left(axis.units)
-            )
+            replace(axis, units=left(axis.units, masks.get(axis.initializer, {}).get(axis.axis)))
             for axis in grouping.initializer_axes
         ),
-        value_axes={
-            name: {axis: left(units) for axis, units in axes.items()} for name, axes in grouping.value_axes.items()
-        },
+        value_axes=of_values(grouping.value_axes),
         frozen=grouping.frozen,
+        head_axes=of_values(grouping.head_axes),
     )
 
 

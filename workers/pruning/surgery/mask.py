@@ -27,7 +27,8 @@ def mask(graph: ir.Model, grouping: Grouping, keep: Keep) -> ir.Model:
     zeroed: dict[str, dict[int, BoolArray]] = {}
     for entry in grouping.initializer_axes:
         if entry.role is Role.CONSUME:
-            zeroed.setdefault(entry.initializer, {})[entry.axis] = positions_kept(entry.units, keep)
+            masks = zeroed.setdefault(entry.initializer, {})
+            masks[entry.axis] = masks.get(entry.axis, np.True_) & positions_kept(entry.units, keep)
     for name, masks in zeroed.items():
         if not all(each.all() for each in masks.values()):
             _zero(result.graph.initializers[name], masks)

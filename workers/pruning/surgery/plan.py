@@ -1,6 +1,6 @@
 """Which positions of every weight and value stay, for one Keep."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from workers.pruning.errors import InconsistentGroup
 from workers.pruning.graph.values import constant
-from workers.pruning.types import FROZEN, AnyArray, BoolArray, Grouping, IntArray, Keep
+from workers.pruning.types import FROZEN, AnyArray, BoolArray, Grouping, InitializerAxis, IntArray, Keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,24 @@ class Plan:
 
 
 def plan(grouping: Grouping, keep: Keep) -> Plan:
-    """Masks of all tensors that a Keep makes smaller.
+    """Masks of all tensors that a Keep makes smaller; of activations, what goes inside of heads only.
+
+    Raises:
+        InconsistentGroup: the Keep is of another Grouping, or would empty a tensor.
+    """
+    inside, *whole = stages(grouping, keep)
+    weights = {name: dict(masks) for name, masks in inside.weights.items()}
+    for later in whole:
+        for name, masks in later.weights.items():
+            for axis, mask in masks.items():
+                both = np.array(weights.get(name, {}).get(axis, np.ones(len(mask), np.bool_)))
+                both[np.flatnonzero(both)] = mask
+                weights.setdefault(name, {})[axis] = both
+    return Plan(values=inside.values, weights=weights)
+
+
+def stages(grouping: Grouping, keep: Keep) -> tuple[Plan, ...]:
+    """Cuts that follow each other: inside of attention heads and everywhere else, then whole heads of what is left.
 
     Raises:
         InconsistentGroup: the Keep is of another Grouping, or would empty a tensor.
@@ -46,15 +63,27 @@ def plan(grouping: Grouping, keep: Keep) -> Plan:
         raise InconsistentGroup(
             "A keep mask does not fit its grouping", actual=keep.mask.shape, allowed=(grouping.num_units,)
         )
+    first_head = grouping.first_head
+    whole = [entry for entry in grouping.initializer_axes if (entry.units >= first_head).any()]
+    others = [entry for entry in grouping.initializer_axes if not (entry.units >= first_head).any()]
+    inside = _stage(grouping.value_axes, others, keep, Plan(values={}, weights={}))
+    return (inside, _stage(grouping.head_axes, whole, keep, inside)) if whole else (inside,)
+
+
+def _stage(
+    value_axes: Mapping[str, Mapping[int, IntArray]], entries: Sequence[InitializerAxis], keep: Keep, before: Plan
+) -> Plan:
     values = {}
-    for name, axes in grouping.value_axes.items():
+    for name, axes in value_axes.items():
         for axis, units in axes.items():
-            mask = positions_kept(units, keep)
+            kept = before.values.get(name)
+            mask = positions_kept(units if kept is None or kept.axis != axis else units[kept.mask], keep)
             if not mask.all():
                 values[name] = Kept(axis=axis, mask=_not_empty(mask, name))
     weights: dict[str, dict[int, BoolArray]] = {}
-    for entry in grouping.initializer_axes:
-        mask = positions_kept(entry.units, keep)
+    for entry in entries:
+        gone = before.weights.get(entry.initializer, {}).get(entry.axis)
+        mask = positions_kept(entry.units if gone is None else entry.units[gone], keep)
         if not mask.all():
             weights.setdefault(entry.initializer, {})[entry.axis] = _not_empty(mask, entry.initializer)
     return Plan(values=values, weights=weights)

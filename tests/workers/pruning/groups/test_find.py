@@ -35,7 +35,13 @@ EXPECTED = {
     ],
     "squeeze_excite": [(8, {"conv", "excite"}, {"squeeze", "fc"}), (4, {"squeeze"}, {"excite"})],
     # A position of the head dimension in all 4 heads is one unit: of queries and keys together, and of values.
-    "attention": [(4, {"q_mul", "k_mul"}, {"scores"}), (4, {"v_mul"}, {"out_mul"}), (32, {"up_mul"}, {"down_mul"})],
+    # Whole heads come last.
+    "attention": [
+        (4, {"q_mul", "k_mul"}, {"scores"}),
+        (4, {"v_mul"}, {"out_mul"}),
+        (32, {"up_mul"}, {"down_mul"}),
+        (4, {"q_mul", "k_mul", "v_mul"}, {"out_mul"}),
+    ],
     # Interleaving ties channel i of the passing half to channel i of the branch.
     "shuffle": [(4, {"stem", "right1"}, {"fc"}), (4, {"stem"}, {"right1"})],
 }

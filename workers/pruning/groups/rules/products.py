@@ -11,6 +11,8 @@ from workers.pruning.groups.rules.arguments import array, given, integer, is_wei
 from workers.pruning.groups.rules.elementwise import join
 from workers.pruning.types import IntArray, Role
 
+_MATRIX = 2  # axes of a matrix; axes in front of them are heads, or samples
+
 
 def conv(state: Propagation, node: ir.Node) -> None:
     """Filters (out, in / groups, ...): every filter makes a channel and reads the input channels of its group."""
@@ -196,6 +198,9 @@ def contraction(state: Propagation, left: Labels, right: Labels) -> Labels:
     if left.ndim < 2 or right.ndim < 2:
         raise NotUnderstood("it multiplies by a vector")
     ndim = max(left.ndim, right.ndim)
+    state.has_heads |= ndim > _MATRIX
+    if state.whole_heads:
+        return _by_heads(state, _raised(left, ndim), _raised(right, ndim))
     left, right = _settled(state, _raised(left, ndim), ndim - 1), _settled(state, _raised(right, ndim), ndim - 2)
     _tie_contracted(state, left, right, ndim)
     parts = [_kept(left, ndim - 2, ndim - 1), _kept(right, ndim - 1, ndim - 2)]
@@ -204,6 +209,20 @@ def contraction(state: Propagation, left: Labels, right: Labels) -> Labels:
     heads = zip(left.shape[:-2], right.shape[:-2], strict=True)
     shape = (*(max(pair) if UNKNOWN not in pair else UNKNOWN for pair in heads), left.shape[-2], right.shape[-1])
     return Labels(shape, join(state, *parts).compact)
+
+
+def _by_heads(state: Propagation, left: Labels, right: Labels) -> Labels:
+    """Labels that change along leading axes only: everything inside a head is tied, in both operands alike."""
+    last = left.ndim - 2
+    heads = zip(left.shape[:last], right.shape[:last], strict=True)
+    shape = (*(max(pair) if UNKNOWN not in pair else UNKNOWN for pair in heads), left.shape[-2], right.shape[-1])
+    left, right = (state.collapse(labels, [last, last + 1]) for labels in (left, right))
+    state.heads += [labels.compact for labels in (left, right) if labels.varying]
+    return Labels(shape, join(state, _without_matrix(left), _without_matrix(right)).compact)
+
+
+def _without_matrix(labels: Labels) -> Labels:
+    return Labels((*labels.shape[:-2], 1, 1), labels.compact)
 
 
 def _raised(labels: Labels, ndim: int) -> Labels:

@@ -1,0 +1,85 @@
+"""Whole attention heads beside the positions inside of them: two ways to cut the same channels, crossed.
+
+Labels say one thing about each element, so attention is followed twice: once with a label for each position inside a
+head, the same in all heads, and once with a label for each head. Channel (head, position) stays when both stay; heads
+and positions form a grid, so that a cut of the one leaves the other as it was.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from workers.pruning.groups.propagation import Propagation
+from workers.pruning.types import FROZEN, BoolArray, Grouping, IntArray
+
+_Axes = Mapping[str, Mapping[int, IntArray]]
+
+
+def none_of(state: Propagation, roots: IntArray) -> BoolArray:
+    """Tell which classes stand for no whole head anywhere."""
+    others = np.ones(len(roots), np.bool_)
+    for labels in state.heads:
+        others[roots[labels]] = False
+    return others
+
+
+def crossed(inside: Grouping, whole: Grouping) -> Grouping:
+    """Put the units that are whole heads behind those inside of heads.
+
+    Source: derivation. Groups of heads that form no grid with the units inside are left out: every head of a group has
+    to hold every unit of a group inside equally often, along each axis that both lie on. The number of channels is then
+    a sum of products of kept heads and kept positions, and one cut after the other gives what both give together.
+    """
+    uneven = {
+        index
+        for units, head_units in _shared_axes(inside, whole)
+        for index in _uneven(inside, units, whole, head_units)
+    }
+    number = np.full(whole.num_units + 1, FROZEN, np.int64)
+    groups, start = list(inside.groups), inside.num_units
+    for index, group in enumerate(whole.groups):
+        if index not in uneven:
+            number[group.start : group.stop] = np.arange(start, start + group.width)
+            stop = start + group.width
+            groups.append(replace(group, id=f"g{len(groups)}", start=start, stop=stop, whole_heads=True))
+            start = stop
+    axes = (replace(entry, units=number[entry.units]) for entry in whole.initializer_axes)
+    return replace(
+        inside,
+        num_units=start,
+        groups=tuple(groups),
+        initializer_axes=(*inside.initializer_axes, *(entry for entry in axes if (entry.units != FROZEN).any())),
+        head_axes=_renumbered(whole.value_axes, number),
+    )
+
+
+def _renumbered(axes: _Axes, number: IntArray) -> _Axes:
+    found = {name: {axis: number[units] for axis, units in by_axis.items()} for name, by_axis in axes.items()}
+    return {name: by_axis for name, by_axis in found.items() if any((u != FROZEN).any() for u in by_axis.values())}
+
+
+def _shared_axes(inside: Grouping, whole: Grouping) -> Iterator[tuple[IntArray, IntArray]]:
+    """Units of both kinds on every axis that has whole heads; FROZEN where nothing inside may go."""
+    entries = {(entry.initializer, entry.axis): entry.units for entry in inside.initializer_axes}
+    for entry in whole.initializer_axes:
+        yield entries.get((entry.initializer, entry.axis), np.full(len(entry.units), FROZEN)), entry.units
+    for name, by_axis in whole.value_axes.items():
+        for axis, units in by_axis.items():
+            yield inside.value_axes.get(name, {}).get(axis, np.full(len(units), FROZEN)), units
+
+
+def _uneven(inside: Grouping, units: IntArray, whole: Grouping, head_units: IntArray) -> Iterator[int]:
+    """Groups of heads on an axis whose heads do not all hold the same."""
+    present, column = np.unique(units, return_inverse=True)
+    starts = [group.start for group in inside.groups]
+    kinds = np.where(present == FROZEN, FROZEN, np.searchsorted(starts, present, side="right") - 1)
+    counts = np.zeros((whole.num_units + 1, len(present)), np.int64)
+    np.add.at(counts, (head_units, column), 1)
+    apart = any(len(np.unique(counts[-1, kinds == kind])) > 1 for kind in set(kinds.tolist()))
+    for index, group in enumerate(whole.groups):
+        rows = counts[group.start : group.stop]
+        if rows.any() and (
+            apart or any((rows[:, kinds == k] != rows[0, kinds == k][0]).any() for k in set(kinds.tolist()))
+        ):
+            yield index
