@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -18,22 +17,20 @@ from workers import analysis, result
 from workers.aim import Aimed, aim
 from workers.network_files import Source, ship
 from workers.phase_times import PhaseTimes
-from workers.prune_spec import PruneSpec, Target
+from workers.prune_spec import LATENCY, PruneSpec, Target, budgets, latency_budgets
 from workers.pruning.allocation.budget import require_reachable
-from workers.pruning.errors import UnstableTiming
 from workers.pruning.graph import cost, head, load
 from workers.pruning.graph.open_batch import open_batch
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
-from workers.pruning.measure.latency import measure
-from workers.pruning.measure.stats import compare
 from workers.pruning.methods import transfer
 from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
-from workers.pruning.types import Json, Measurement, Phase, Run
+from workers.pruning.types import Cost, Json, Phase, Run
 from workers.report.page import render
+from workers.timed import Timed, Timer
 
 VERSION: Final = "0.1.0"
 REPORT_NAME: Final = "report.json"
@@ -75,19 +72,19 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     out.mkdir(parents=True, exist_ok=True)
     before = _original(task)
     times.lap()
-    variants = []
+    variants, timer = [], Timer(spec=spec, task=task)
     for number, targets in enumerate(spec.target_sets):
-        budgets = tuple(target.budget(cost.count(task.graph)) for target in targets)
         prefix = f"{number}-" if len(spec.target_sets) > 1 else ""
-        aimed = replace(task, budgets=budgets, step_prefix=prefix)
+        aimed = _aimed(task, targets, prefix)
         shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
         of_variant = shipped.pruned.before or before
         content = shipped.pruned.content
         files = ship(content, out / f"{prefix}pruned.onnx", apart=source.companion_sha256 is not None)
-        latency, compared, doubts = _latency(spec, task, {"before": source.content, "after": content})
-        variant = _result(aimed, targets, of_variant, shipped, latency) | files
-        variant |= {"latency": compared, "timing": times.lap()}
-        warnings: list[Json] = [*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *doubts]
+        timed = timer.time(source.content, content)
+        variant = _result(aimed, targets, of_variant, shipped, timed) | files
+        variant |= {"latency": timed.comparison(), "devices": timed.devices(), "timing": times.lap()}
+        found = (*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *timed.warnings())
+        warnings: list[Json] = list(found)
         variants.append(variant | _asked(spec, task) | {"warnings": warnings})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
     stated |= result.provenance(task.uploaded, source, version=VERSION)
@@ -95,6 +92,12 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     stated["artifacts"] = [entry for variant in variants for entry in _entries(variant)] + _report_entries()
     _write_reports(stated, out)
     return stated
+
+
+def _aimed(task: Task, targets: tuple[Target, ...], prefix: str) -> Task:
+    """Give the task of one set of targets."""
+    exact, latencies = budgets(targets, cost.count(task.graph)), latency_budgets(targets)
+    return replace(task, budgets=exact, latency_budgets=latencies, step_prefix=prefix)
 
 
 def _write_reports(stated: Mapping[str, Json], out: Path) -> None:
@@ -120,9 +123,9 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     require_prunable(grouping)
     model = cost_model(graph, grouping)
     before = cost.count(graph)
-    job_budgets = tuple(tuple(target.budget(before) for target in targets) for targets in spec.target_sets)
-    for budgets in job_budgets:
-        require_reachable(model, budgets, min_keep=spec.min_keep, round_to=spec.round_to)
+    job_budgets = tuple(budgets(targets, before) for targets in spec.target_sets)
+    for exact in job_budgets:
+        require_reachable(model, exact, min_keep=spec.min_keep, round_to=spec.round_to)
     data = _data(spec, graph, dataset, run)
     outputs = head.find(graph)
     is_classifier = outputs.is_classification
@@ -170,40 +173,22 @@ def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: Source, seed
     }
 
 
-def _latency(
-    spec: PruneSpec, task: Task, networks: Mapping[str, bytes]
-) -> tuple[Mapping[str, Measurement], Json, tuple[str, ...]]:
-    """Time both networks on one thread; a machine too busy to tell is a warning, never a failed job."""
-    if not spec.measure:
-        return {}, None, ()
-    sample = task.data.validation.batch(np.zeros(1, np.int64))
-    specs = load.input_specs(task.graph)
-    shapes = {spec.name: array.shape for spec, array in zip(specs, sample, strict=True)}
-    report = task.run.report
-    try:
-        timed = measure(networks, shapes=shapes, progress=lambda part: report(Phase.MEASURE, part))
-    except UnstableTiming as error:
-        return {}, None, (f"Latency is not stated: {error.message}",)
-    compared = compare(timed["before"], timed["after"])
-    doubts = tuple(f"Latency is not stable, {doubt}." for doubt in compared.warnings)
-    return timed, result.comparison_json(compared), doubts
-
-
 def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
     return {"method": spec.method, "options": dict(spec.options), "seed": task.run.seed}
 
 
 def _result(
-    task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, latency: Mapping[str, Measurement]
+    task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, timed: Timed
 ) -> dict[str, Json]:
-    outcome = shipped.pruned.outcome
+    outcome, latency = shipped.pruned.outcome, timed.local
     reached = cost.count(outcome.graph)
+    limits = [_limit(task, target, reached, timed) for target in targets]
     return {
         "before": result.side(cost.count(task.graph), before, latency.get("before")),
         "after": result.side(reached, shipped.pruned.evaluation, latency.get("after")),
         "target": ",".join(target.text() for target in targets),
-        "targets": result.target_json(targets, task.budgets, reached),
-        "target_met": result.holds(reached, task.budgets),
+        "targets": list(limits),
+        "target_met": all(limit["met"] for limit in limits),
         "stopped_by": shipped.stopped_by,
         "accuracy_drop": None if shipped.drop is None else shipped.drop.to_json(),
         "verified": task.data.kind != "synthetic",
@@ -219,6 +204,14 @@ def _result(
         },
         "measurements": [result.measurement_json(of, measured) for of, measured in latency.items()],
     }
+
+
+def _limit(task: Task, target: Target, reached: Cost, timed: Timed) -> dict[str, Json]:
+    if target.metric != LATENCY:
+        return result.target_json(target, cost.count(task.graph), reached)
+    pair = timed.pairs.get(target.device)
+    original_ms, reached_ms = (pair["before"].p50_ms, pair["after"].p50_ms) if pair else (None, None)
+    return result.latency_target_json(target, original_ms, reached_ms)
 
 
 def _entries(variant: Mapping[str, Json]) -> list[Json]:

@@ -1,6 +1,6 @@
 """The result of a prune job in the words of the API."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version as installed
 
@@ -13,7 +13,7 @@ from workers.pruning.measure.host import host
 from workers.pruning.measure.stats import Comparison
 from workers.pruning.methods.task import Outcome
 from workers.pruning.training.evaluate import Evaluation
-from workers.pruning.types import Budget, Cost, Json, Measurement
+from workers.pruning.types import Cost, Json, Measurement
 
 
 def side(counted: Cost, evaluation: Evaluation | None, latency: Measurement | None) -> dict[str, Json]:
@@ -60,22 +60,20 @@ def finetune_json(outcome: Outcome) -> dict[str, Json]:
     }
 
 
-def holds(counted: Cost, budgets: Sequence[Budget]) -> bool:
-    """Whether the counted cost is within every budget."""
-    return all(float(getattr(counted, budget.metric.value)) <= budget.limit for budget in budgets)
+def target_json(target: Target, before: Cost, counted: Cost) -> dict[str, Json]:
+    """State a target of what is counted: its limit in absolute figures, what was reached, whether it holds."""
+    budget = target.budget(before)
+    reached = getattr(counted, budget.metric.value)
+    stated: dict[str, Json] = {"target": target.text(), "metric": budget.metric.value, "limit": budget.limit}
+    return {**stated, "reached": reached, "met": float(reached) <= budget.limit}
 
 
-def target_json(targets: Sequence[Target], budgets: Sequence[Budget], counted: Cost) -> list[Json]:
-    """State each target, its limit in absolute figures, and what was reached."""
-    return [
-        {
-            "target": target.text(),
-            "metric": budget.metric.value,
-            "limit": budget.limit,
-            "reached": getattr(counted, budget.metric.value),
-        }
-        for target, budget in zip(targets, budgets, strict=True)
-    ]
+def latency_target_json(target: Target, original_ms: float | None, reached_ms: float | None) -> dict[str, Json]:
+    """State a latency target in the same way, in ms as its device measured; one that was not measured is not met."""
+    limit = target.value if target.ratio is None else None if original_ms is None else target.ratio * original_ms
+    stated: dict[str, Json] = {"target": target.text(), "metric": target.metric, "device": target.device}
+    met = limit is not None and reached_ms is not None and reached_ms <= limit
+    return {**stated, "limit": limit, "reached": reached_ms, "met": met}
 
 
 def measurement_json(of: str, measured: Measurement) -> dict[str, Json]:

@@ -23,7 +23,7 @@ from workers.pruning.types import Json
 from workers.sandbox import Limits, enter
 
 _LEAST_SECONDS: Final = 2.0
-_SECONDS_PER_LAYER: Final = 0.25
+_SECONDS_PER_LAYER: Final = 0.12
 _SECONDS_PER_NETWORK: Final = 5.0
 _LONGEST_SECONDS: Final = 60.0
 _KIB: Final = 1024

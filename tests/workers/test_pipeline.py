@@ -12,7 +12,7 @@ import pytest
 from tests.workers.pruning.journals import KeptInMemory, Killed, Watch, run_of
 from tests.workers.pruning.seeded import answers, seeded
 from workers.pipeline import analyse_dataset, analyse_network, prune
-from workers.prune_spec import PruneSpec, Target, UnsupportedTarget
+from workers.prune_spec import PruneSpec, Target
 from workers.pruning.errors import InvalidDataset, InvalidGraph, NothingToPrune, TargetUnreachable
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.training.recipe import FinetuneSettings
@@ -262,14 +262,6 @@ def test_an_unreachable_target_is_refused_before_the_data(network, tmp_path):
 
     with pytest.raises(TargetUnreachable, match=r"smallest reachable macs \d"):
         prune(spec, network=network, dataset=tmp_path / "missing.npz", out=tmp_path, run=run_of())
-
-
-def test_a_latency_is_refused_by_name(network, dataset, tmp_path):
-    """A latency cannot be aimed at, and the refusal says what can."""
-    spec = replace(HALF, target_sets=((Target(metric="latency_ms", value=1.0),),))
-
-    with pytest.raises(UnsupportedTarget, match="flops, macs, params"):
-        prune(spec, network=network, dataset=dataset, out=tmp_path, run=run_of())
 
 
 def test_nothing_to_prune_is_refused(network, dataset, tmp_path):

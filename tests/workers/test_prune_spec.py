@@ -3,9 +3,9 @@
 import pytest
 
 from app.domain.methods import parse_spec
-from workers.prune_spec import PruneSpec, Target, UnsupportedTarget
+from workers.prune_spec import PruneSpec, Target, budgets, latency_budgets
 from workers.pruning.training.recipe import FinetuneSettings
-from workers.pruning.types import Budget, Cost, Metric
+from workers.pruning.types import Budget, Cost, LatencyBudget, Metric
 
 BEFORE = Cost(macs=1000, params=200, size_bytes=900, peak_activation_bytes=64)
 
@@ -67,7 +67,25 @@ def test_targets_become_limits(target, budget):
     assert target.budget(BEFORE) == budget
 
 
-def test_latency_is_refused_by_name():
-    """A latency is no budget; the message names what is."""
-    with pytest.raises(UnsupportedTarget, match=r"found latency_ms; allowed flops, macs"):
-        Target(metric="latency_ms", ratio=0.5).budget(BEFORE)
+def test_latencies_are_budgets_of_their_own():
+    """Each names its device: its own, else the job's, else the worker's; exact limits stay beside them."""
+    spec = PruneSpec.from_json(stored(target="latency=8ms@dev_a,latency=50%,flops=50%", device="dev_b"))
+    (targets,) = spec.target_sets
+    plain = PruneSpec.from_json(stored(target="latency=50%"))
+
+    assert latency_budgets(targets) == (
+        LatencyBudget(device="dev_a", limit_ms=8.0),
+        LatencyBudget(device="dev_b", ratio=0.5),
+    )
+    assert budgets(targets, BEFORE) == (Budget(metric=Metric.MACS, limit=500.0),)
+    assert latency_budgets(plain.target_sets[0]) == (LatencyBudget(device="dev_local", ratio=0.5),)
+    assert [target.text() for target in targets] == ["latency=8ms@dev_a", "latency=50%@dev_b", "flops=50%"]
+
+
+def test_devices_are_those_aimed_at_and_those_measured_on():
+    """Each once, without the worker's own processor, which is always measured."""
+    spec = PruneSpec.from_json(
+        stored(target="latency=8ms@dev_a", device="dev_b", measure_on=["dev_local", "dev_c", "dev_a"])
+    )
+
+    assert spec.devices == ("dev_a", "dev_b", "dev_c")
