@@ -173,8 +173,9 @@ class Agent:
         except OSError as error:
             raise CannotMeasure("storage", f"The device cannot write its order: {error}") from error
         command = [sys.executable, "-m", "workers.edge_agent", "--measure", str(order_file)]
-        # The folder, or the bundle, that this very file comes from.
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        # The folder, or the bundle, that this very file comes from, before what the board's own runtime may need.
+        places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment) as child:
             try:

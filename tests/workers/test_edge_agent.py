@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from app.client import Client
+from app.domain.batch import BatchItem, BatchSpec
 from app.domain.device import DeviceSpec, MeasurementSpec
 from app.main import create_app
 from app.services.assembly import Services
@@ -33,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NETWORK = onnx_bytes(CHAIN)
 SLOW = {"repeats": 10_000, "warmup": 1000}  # long enough to be killed in the middle
 UNEVEN = "uneven (float[N,4] x) => (float[3,4] y) <float[3,4] w> { [add] y = Add (x, w) }"
+SECOND = onnx_bytes(CHAIN.replace("chain (", "second ("))
+DEADLY = onnx_bytes(CHAIN.replace("chain (", "deadly ("))
 FOREIGN = onnx_bytes(CHAIN.replace("Relu (c1)", "Frobnicate (c1)"))
 
 
@@ -107,11 +110,14 @@ class Bench:
         """The agent at work."""
         return process(self.services.settings, *self.command(url), log=self.log)
 
-    def once(self, url: str, *more: str) -> "subprocess.CompletedProcess[str]":
+    def once(
+        self, url: str, *more: str, environment: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         """The agent until there is nothing to do."""
         return subprocess.run(
             [sys.executable, *self.command(url, "--once", *more)],
             cwd=ROOT,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=60,
@@ -149,6 +155,84 @@ def test_an_agent_measures_what_is_asked(bench: Bench, url: str) -> None:
     assert device.attributes is not None
     assert device.attributes["threads"] == 2
     assert "CPUExecutionProvider" in device.attributes["providers"]  # type: ignore[operator]
+
+
+def _asked_together(bench: Bench, networks: dict[str, bytes], **changes: Any) -> str:
+    """One request for these networks by name; gives its id."""
+    items = []
+    for name, content in networks.items():
+        model = upload_model(bench.services, content)
+        items.append(BatchItem(name=name, sha256=model.sha256, size_bytes=len(content), model=model.id))
+    spec = BatchSpec(items=tuple(items), **{"repeats": 12, "warmup": 1, **changes})
+    return bench.services.devices.ask_batch(TENANT, bench.device, spec).id
+
+
+@ON_SQLITE
+def test_networks_of_one_lease_take_turns(bench: Bench, url: str) -> None:
+    """Each has as many samples as asked, in the same rounds; one that does not load fails alone, in its own words."""
+    networks = {"first": NETWORK, "foreign": FOREIGN, "second": SECOND}
+    request = _asked_together(bench, networks, repeats=10, profile=True)
+    done = bench.once(url)
+
+    assert done.returncode == 0, done.stderr
+    found = bench.services.devices.batch(TENANT, bench.device, request)
+    assert found.request.state == "measured"
+    kept = {item.name: row for item, row in found.items}
+    for name in ("first", "second"):
+        row = kept[name]
+        assert row is not None
+        assert row.sha256 == hashlib.sha256(networks[name]).hexdigest()
+        assert (len(row.samples_ms), row.host["runs_per_round"], row.host["side_by_side"]) == (10, 4, 3)
+        assert row.peak_rss_bytes is None  # they share one process
+        assert 0 < row.host["on_cpu_share"] <= 1
+        assert {"Conv", "Gemm"} <= {one["operator"] for one in row.profile or ()}
+    assert kept["foreign"] is None
+    (problem,) = [item.problem for item, _ in found.items if item.name == "foreign"]
+    assert problem is not None
+    assert problem["reason"] == "load"
+    assert "Frobnicate" in str(problem["detail"])
+
+
+@ON_SQLITE
+def test_a_profile_tells_what_each_operator_takes(bench: Bench, url: str) -> None:
+    """Slowest first, with the provider that ran it; without the wish there is none."""
+    requests = [bench.ask(profile=True), bench.ask()]
+    bench.once(url)
+    asked, other = (
+        bench.services.devices.measurement(TENANT, bench.request(request).measurement_id) for request in requests
+    )
+
+    assert other.profile is None
+    assert asked.profile is not None
+    spent = [one["ms"] for one in asked.profile]
+    assert spent == sorted(spent, reverse=True)
+    assert {one["provider"] for one in asked.profile} == {"CPUExecutionProvider"}
+    assert "fc" in {one["node"] for one in asked.profile}
+
+
+@ON_SQLITE
+def test_a_network_that_kills_the_process_fails_alone(bench: Bench, url: str) -> None:
+    """The runtime dies while it loads one of three: that one fails with the signal, the others are measured."""
+    networks = {"first": NETWORK, "deadly": DEADLY, "second": SECOND}
+    request = _asked_together(bench, networks)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "workers" / "deadly_runtime")}
+    done = bench.once(url, environment=environment)
+
+    assert done.returncode == 0, done.stderr
+    found = bench.services.devices.batch(TENANT, bench.device, request)
+    assert [item.name for item, row in found.items if row is not None] == ["first", "second"]
+    (problem,) = [item.problem for item, row in found.items if row is None]
+    assert problem is not None
+    assert (problem["reason"], "SIGSEGV" in str(problem["detail"])) == ("crash", True)
+
+
+@ON_SQLITE
+def test_a_provider_that_the_device_lacks_ends_the_agent(bench: Bench, url: str) -> None:
+    """An agent that is told to compute with what its runtime lacks says what it has, and ends with status 3."""
+    done = bench.once(url, "--provider", "cuda")
+
+    assert done.returncode == 3
+    assert "CPUExecutionProvider" in done.stderr
 
 
 @ON_SQLITE
