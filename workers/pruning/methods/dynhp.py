@@ -125,10 +125,17 @@ class _Dynamic:
         recipe = training_recipe(task, self._start, from_scratch=options.from_scratch)
         teacher = None if options.from_scratch else task.graph
         self._trainer = DynamicTrainer(
-            self._start, teacher, task.data.train, recipe, batch_size=recipe.batch_size, run=task.run
+            self._start,
+            teacher,
+            task.data.train,
+            recipe,
+            batch_size=recipe.batch_size,
+            run=task.run,
         )
         self._memory = self._trainer.memory(self._edits)
         self._begin(recipe.batch_size)
+        if teacher is not None and task.finetune.learning_rate is None:
+            self._trainer.lower_rate()
 
     def _begin(self, wanted: int) -> None:
         """Fix the memory budget and the first batch; a smaller one than wanted learns more slowly."""
@@ -266,7 +273,7 @@ class _Dynamic:
 
     def _edits(self, num_samples: int) -> dict[tuple[str, int], Edit]:
         keep = self._state.keep
-        sites = [replace(site, units=positions(site.units, keep)) for site in self._sites]
+        sites = [positions(site, keep) for site in self._sites]
         return self._scores.edits(sites, num_samples)
 
     def _note_point(self, *, removed: int) -> None:

@@ -3,21 +3,22 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.allocation.budget import total
-from workers.pruning.compensation.batch_statistics import channel_statistics
 from workers.pruning.graph import renormalise
 from workers.pruning.methods import steps
 from workers.pruning.methods.task import Task
+from workers.pruning.scores.collect import Site
 from workers.pruning.surgery.plan import plan
 from workers.pruning.training.dynamic import COPIES, Slices
 from workers.pruning.training.memory import BYTES
 from workers.pruning.training.reset import reset
-from workers.pruning.types import Budget, Grouping, InitializerAxis, IntArray, Keep, Metric, Role, Term
+from workers.pruning.types import Budget, Grouping, InitializerAxis, Keep, Metric, Role, Term
 
 STATISTICS_SAMPLES: Final = 256
 _THROUGH: Final = ("scale", "mean", "variance")  # the shift is the convolution's bias, which is grouped already
@@ -57,31 +58,28 @@ class Schedule:
 def trainable(task: Task, *, from_scratch: bool) -> tuple[ir.Model, Grouping]:
     """The network that training begins with, folded normalisations put back, and the units of that network."""
     graph = reset(task.graph, task.run.seed) if from_scratch else task.graph
-    names = renormalise.to_insert(graph)
-    if not names:
-        return graph, task.grouping
-    batches = steps.calibration_batches(task, STATISTICS_SAMPLES)
-    graph = renormalise.insert(graph, channel_statistics(graph, names, batches, task.run))
+    graph, names = steps.ready_to_train(task, graph, steps.calibration_batches(task, STATISTICS_SAMPLES))
     return graph, _with_inserted(task.grouping, graph, names)
 
 
 def _with_inserted(grouping: Grouping, graph: ir.Model, names: Sequence[str]) -> Grouping:
     """The same units, which now also lie on the parameters and outputs of the inserted normalisations."""
     outputs = {node.name: node.outputs[0].name or "" for node in graph.graph}
-    axes, values = list(grouping.initializer_axes), dict(grouping.value_axes)
-    for name in names:
+    axes, values = list(grouping.initializer_axes), [dict(grouping.value_axes), dict(grouping.head_axes)]
+    for name, by_value in product(names, values):
         inserted = name + renormalise.SUFFIX
-        by_axis = grouping.value_axes.get(outputs[name])
+        by_axis = by_value.get(outputs[name])
         if by_axis is None or 1 not in by_axis:
             continue
-        values[outputs[inserted]] = by_axis
+        by_value[outputs[inserted]] = by_axis
         axes += [
             InitializerAxis(
                 initializer=f"{inserted}/{part}", axis=0, node=inserted, role=Role.THROUGH, units=by_axis[1]
             )
             for part in _THROUGH
         ]
-    return replace(grouping, initializer_axes=tuple(axes), value_axes=values)
+    inside, heads = values
+    return replace(grouping, initializer_axes=tuple(axes), value_axes=inside, head_axes=heads)
 
 
 def relative(grouping: Grouping, before: Keep, after: Keep) -> Slices:
@@ -119,6 +117,9 @@ def widths(grouping: Grouping, keep: Keep) -> tuple[int, ...]:
     return tuple(int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups)
 
 
-def positions(units: IntArray, keep: Keep) -> IntArray:
-    """The units of an axis after a cut."""
-    return units[(units < 0) | keep.mask[np.maximum(units, 0)]]
+def positions(site: Site, keep: Keep) -> Site:
+    """A reading of units as it is after a cut."""
+    stays = np.ones(len(site.units), np.bool_)
+    for units in (site.units, *site.crossing):
+        stays &= (units < 0) | keep.mask[np.maximum(units, 0)]
+    return replace(site, units=site.units[stays], crossing=tuple(units[stays] for units in site.crossing))

@@ -4,8 +4,8 @@ score -> choose (allocate, cut, check) -> repair (compensate, or statistics alon
 fold). What is expensive goes through the journal, so that a later attempt resumes behind it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,8 @@ from workers.pruning.allocation.rank import allocate
 from workers.pruning.compensation.batch_statistics import channel_statistics, reestimate
 from workers.pruning.compensation.least_squares import compensate
 from workers.pruning.graph import load, renormalise, save
+from workers.pruning.graph.rebase import rebase, to_rebase
+from workers.pruning.methods import latency_loop
 from workers.pruning.methods.task import Outcome, Stage, Task
 from workers.pruning.surgery.check import check
 from workers.pruning.surgery.cut import cut
@@ -22,7 +24,7 @@ from workers.pruning.surgery.mask import mask
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.loop import Finetuned, finetune
 from workers.pruning.training.recipe import activation_bytes
-from workers.pruning.types import AnyArray, FloatArray, Grouping, Keep, Memo, Phase, Scores
+from workers.pruning.types import AnyArray, FloatArray, Grouping, Json, Keep, LatencyLimit, Memo, Phase, Scores
 
 CALIBRATION_SAMPLES: Final = 512
 CALIBRATION_BATCH: Final = 64
@@ -40,6 +42,7 @@ class Chosen:
     keep: Keep
     graph: ir.Model
     masked_vs_cut: float
+    facts: Mapping[str, Json] = field(default_factory=dict)  # how a latency was reached
 
 
 def calibration_batches(task: Task, num_samples: int) -> Batches:
@@ -65,26 +68,39 @@ def remembered_scores(task: Task, compute: Callable[[], Scores]) -> Scores:
 def choose(task: Task, scores: Scores, alpha: float) -> Chosen:
     """Allocate, cut, and check that the cut network computes what the masked one does.
 
+    Where the target is a latency, plans are measured on its devices until one holds it.
+
     Raises:
         TargetUnreachable: the floor is above the target.
+        DeviceGone: a device whose latency is the target did not answer.
         SurgeryCheckFailed: cut and masked networks differ.
     """
     run = task.run
     run.report(Phase.ALLOCATE, 0.0)
-    keep = allocate(
-        scores,
-        task.grouping,
-        task.cost_model,
-        task.budgets,
-        alpha=alpha,
-        round_to=task.round_to,
-        min_keep=task.min_keep,
-    )
+
+    def plan(limits: Sequence[LatencyLimit]) -> Keep:
+        return allocate(
+            scores,
+            task.grouping,
+            task.cost_model,
+            task.budgets,
+            alpha=alpha,
+            round_to=task.round_to,
+            min_keep=task.min_keep,
+            limits=limits,
+        )
+
+    facts: dict[str, Json] = {}
+    if task.latency_budgets:
+        settled = latency_loop.settle(task, plan)
+        keep, facts = settled.keep, {"latency": settled.facts}
+    else:
+        keep = plan(())
     run.report(Phase.CUT, 0.0)
     smaller = cut(task.graph, task.grouping, keep)
     run.report(Phase.CUT, 0.5, "comparing the cut with the masked network")
     difference = check(mask(task.graph, task.grouping, keep), smaller, seed=run.seed)
-    return Chosen(keep=keep, graph=smaller, masked_vs_cut=difference)
+    return Chosen(keep=keep, graph=smaller, masked_vs_cut=difference, facts=facts)
 
 
 def repair(
@@ -113,10 +129,7 @@ def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, F
     """
     if task.finetune.steps == 0:
         return repaired, None
-    names = renormalise.to_insert(repaired)
-    trainable = repaired
-    if names:
-        trainable = renormalise.insert(repaired, channel_statistics(repaired, names, batches, task.run))
+    trainable, _ = ready_to_train(task, repaired, batches)
     task.run.report(Phase.FINETUNE, 0.0)
     finetuned = finetune(
         trainable,
@@ -130,6 +143,21 @@ def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, F
     if not finetuned.improved:
         return repaired, finetuned
     return renormalise.fold(finetuned.graph), finetuned
+
+
+def ready_to_train(task: Task, graph: ir.Model, batches: Batches) -> tuple[ir.Model, tuple[str, ...]]:
+    """Give a graph that computes the same and trains well, and the convolutions that got a BatchNormalization.
+
+    Folded convolutions get theirs back, and all of them hold the statistics of the data: training begins where the
+    network is, and not where its stored statistics would have been right.
+    """
+    folded, read = renormalise.to_insert(graph), to_rebase(graph)
+    names = tuple(dict.fromkeys((*folded, *read.values())))
+    if not names:
+        return graph, ()
+    found = channel_statistics(graph, names, batches, task.run)
+    rebased = rebase(graph, {name: found[source] for name, source in read.items()})
+    return renormalise.insert(rebased, {name: found[name] for name in folded}), folded
 
 
 def recover(
@@ -159,6 +187,7 @@ def recover(
         finetuned=finetuned,
         score_source=score_source,
         warnings=training_warnings(finetuned),
+        facts=chosen.facts,
     )
 
 
@@ -183,8 +212,8 @@ def kept_statistics(
     outputs = {node.name: node.outputs[0].name for node in graph.graph}
     kept = {}
     for name, (mean, variance) in statistics.items():
-        units = grouping.value_axes.get(outputs[name] or "", {}).get(1)
-        stays = np.ones(len(mean), np.bool_) if units is None else (units < 0) | keep.mask[units]
+        found = grouping.kept(outputs[name] or "", 1, keep)
+        stays = np.ones(len(mean), np.bool_) if found is None else found
         kept[name] = (mean[stays], variance[stays])
     return kept
 

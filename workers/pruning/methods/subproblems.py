@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.allocation.rank import allocate
-from workers.pruning.compensation.batch_statistics import channel_statistics, reestimate
-from workers.pruning.graph import cost, renormalise
+from workers.pruning.compensation.batch_statistics import reestimate
+from workers.pruning.graph import cost
 from workers.pruning.graph.weights import replace_weights, weights
+from workers.pruning.methods import steps
 from workers.pruning.methods.admm import Iterate, Point, cubic
 from workers.pruning.methods.renormalised import extended
 from workers.pruning.methods.rounds import TRAIN_FIRST, Within
@@ -88,10 +89,7 @@ def score(task: Task, graph: ir.Model, grouping: Grouping, batches: Batches, opt
 
 def prepared(task: Task, options: Options, batches: Batches) -> tuple[Setting, Walk]:
     """Put BatchNormalization back where it was folded, and set samples for decisions apart."""
-    names = renormalise.to_insert(task.graph)
-    graph = task.graph
-    if names:
-        graph = renormalise.insert(graph, channel_statistics(graph, names, batches, task.run))
+    graph, names = steps.ready_to_train(task, task.graph, batches)
     grouping = extended(task.grouping, task.graph, names)
     seed = int(np.random.default_rng([task.run.seed, DECISION_STREAM]).integers(2**31))
     learning, deciding = hold_out(task.data.train, seed)

@@ -7,6 +7,7 @@ the trained values and their momentum into a smaller graph. Everything is a func
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, cast
 
 import numpy as np
@@ -19,10 +20,11 @@ from workers.pruning.graph.execute import Edits, GraphModule
 from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.training import precision, views
 from workers.pruning.training.data import Samples
-from workers.pruning.training.loop import LARGEST_GRADIENT, NUM_PROBES, CurvePoint
+from workers.pruning.training.loop import NUM_PROBES, CurvePoint
 from workers.pruning.training.memory import BYTES, MemoryModel, Saved, measure
 from workers.pruning.training.objective import Objective
 from workers.pruning.training.optimizer import optimizer_of
+from workers.pruning.training.probing import LARGEST_GRADIENT, RATE_BATCHES, bearable_rate, completed
 from workers.pruning.training.recipe import Recipe
 from workers.pruning.types import AnyArray, IntArray, Json, Memo, Run
 
@@ -55,7 +57,14 @@ class DynamicTrainer:
     """One training with a network that can be exchanged for a smaller one."""
 
     def __init__(
-        self, graph: ir.Model, teacher: ir.Model | None, samples: Samples, recipe: Recipe, *, batch_size: int, run: Run
+        self,
+        graph: ir.Model,
+        teacher: ir.Model | None,
+        samples: Samples,
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        run: Run,
     ) -> None:
         """`recipe.steps` steps of `batch_size` samples give the number of samples that training sees in all.
 
@@ -64,7 +73,7 @@ class DynamicTrainer:
         self._samples, self._run = samples, run
         self._teacher = None if teacher is None else frozen_module(teacher, run.device)
         self._probes = tensors(samples.batch(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64)), run.device)
-        self.recipe = _completed(recipe, self._teacher, self._probes, run.device)
+        self.recipe = completed(recipe, self._teacher, self._probes, run.device)
         self._teacher_fixed = 0 if teacher is None else cost.count(teacher).params * BYTES
         self._teacher_sample = 0 if teacher is None else cost.count(teacher).peak_activation_bytes
         self._sample_bytes = 0  # what autograd keeps for one sample, once it was measured
@@ -132,6 +141,14 @@ class DynamicTrainer:
                 buffer.copy_(statistics[name])
         self._sample_bytes = found.sample_bytes
         return replace(found, least_bytes=LEAST_PART * self._teacher_sample)
+
+    def lower_rate(self) -> None:
+        """Lower the rate to what the first batches bear; holds no more than a step."""
+        size = self.progress.batch_size
+        batches = [self._indices(number * size, size) for number in range(RATE_BATCHES)]
+        losses = [partial(self._loss, indices, {}, viewed=True) for indices in batches]
+        rate = bearable_rate(self.recipe.learning_rate, self._network, losses)
+        self.recipe = replace(self.recipe, learning_rate=rate)
 
     def probe_loss(self) -> float:
         """Loss on the first training samples as stored, in evaluation mode."""
@@ -298,23 +315,6 @@ class DynamicTrainer:
 
 
 _KINDS: Final = ("value", "momentum")
-
-
-def _completed(recipe: Recipe, teacher: GraphModule | None, probes: Sequence[torch.Tensor], device: str) -> Recipe:
-    """Add what only the networks can tell: which precision and which views the original bears."""
-    kind = precision.fastest(device)
-    if teacher is None:
-        return replace(recipe, precision=kind)
-    with torch.no_grad():
-        exact = teacher(*probes)
-        with precision.arithmetic(kind, device):
-            fast = teacher(*probes)
-    recipe = replace(recipe, precision=kind if precision.bearable(exact, fast) else precision.FLOAT32)
-    if not (recipe.head.is_classification and len(probes) == 1 and probes[0].ndim == 4):
-        return recipe
-    with torch.no_grad(), precision.arithmetic(recipe.precision, device):
-        max_shift, flip = views.understood(probes[0], lambda images: teacher(images)[0].argmax(dim=1))
-    return replace(recipe, max_shift=max_shift, flip=flip)
 
 
 def _sliced(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:

@@ -7,6 +7,7 @@ attempt that was killed continues from its last record and ends, on CPU, with th
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from workers.pruning.training import precision, views
 from workers.pruning.training.data import Dataset, Samples
 from workers.pruning.training.objective import Objective
 from workers.pruning.training.optimizer import optimizer_of
+from workers.pruning.training.probing import LARGEST_GRADIENT, RATE_BATCHES, bearable_rate, completed
 from workers.pruning.training.recipe import (
     FinetuneSettings,
     Recipe,
@@ -34,7 +36,6 @@ SECONDS_BETWEEN_RECORDS: Final = 10.0
 RECORD_SHARE: Final = 0.05  # of the time at most, however large the weights are
 NUM_PROBES: Final = 256  # training samples that decide views and precision, and whether training helped
 NUM_CURVE_POINTS: Final = 100
-LARGEST_GRADIENT: Final = 10.0  # norm; ResNet-56 at half its MACs has 3 to 4, networks without normalisation far more
 VIEW_STREAM: Final = 202  # these keep draws apart from others of the same seed
 DROPOUT_STREAM: Final = 203
 
@@ -109,7 +110,17 @@ def finetune(
         device=run.device,
     )
     recipe = choose(settings, workload, head)
-    return _Trainer(student, teacher, data.train, recipe, run=run, step_name=step_name, pull=pull).train()
+    trainer = _Trainer(
+        student,
+        teacher,
+        data.train,
+        recipe,
+        run=run,
+        step_name=step_name,
+        pull=pull,
+        may_lower_rate=settings.learning_rate is None,
+    )
+    return trainer.train()
 
 
 class _Trainer:
@@ -125,18 +136,21 @@ class _Trainer:
         run: Run,
         step_name: str,
         pull: Pull | None,
+        may_lower_rate: bool,
     ) -> None:
         self._graph, self._samples, self._run, self._step_name = student, samples, run, step_name
         self._pull = pull
         self._part = (0, 1) if pull is None else pull.part
+        self._step = 0
         self._student = _placed(GraphModule(student), run.device)
         self._teacher = _placed(GraphModule(teacher, trainable=False).eval(), run.device)
         self._probes = self._inputs(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64))
-        self.recipe = self._completed(recipe)
+        self.recipe = completed(recipe, self._teacher, self._probes, run.device)
         self._objective = Objective(self.recipe, self._outputs(self._teacher, self._probes))
+        if may_lower_rate:
+            self.recipe = self._bearable()
         self._optimizer = optimizer_of(self._student, self.recipe)
         self._anchors = _anchored(self._student, pull)
-        self._step = 0
         self._loss_sum, self._loss_count = 0.0, 0
         self._curve: list[CurvePoint] = []
         self._loss_before = self._probe_loss()
@@ -173,13 +187,14 @@ class _Trainer:
         rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
-        indices = views.batch_indices(
-            self._run.seed, self._step, batch_size=recipe.batch_size, num_samples=len(self._samples)
-        )
-        inputs = self._viewed(self._inputs(indices))
-        with torch.random.fork_rng(enabled=True):  # Dropout draws from the global generator.
-            torch.manual_seed(int(np.random.default_rng([self._run.seed, DROPOUT_STREAM, self._step]).integers(2**31)))
-            loss = self._backward(inputs, self._labels(indices))
+        indices = self._indices(self._step)
+        self._optimizer.zero_grad(set_to_none=True)
+        total = self._loss(self._viewed(self._inputs(indices), self._step), self._labels(indices))
+        if self._pull is not None:
+            distances = torch.stack([(weight - anchor).square().sum() for weight, anchor in self._anchors])
+            total = total + 0.5 * self._pull.strength * distances.sum()
+        total.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        loss = total.item()
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 "The loss of fine-tuning is no longer finite",
@@ -193,22 +208,23 @@ class _Trainer:
         self._step += 1
         return loss
 
-    def _backward(self, inputs: Tensors, labels: torch.Tensor | None) -> float:
+    def _loss(self, inputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
+        """The loss of a batch in training mode."""
         self._student.train()
-        self._optimizer.zero_grad(set_to_none=True)
         teacher_outputs = self._outputs(self._teacher, inputs) if self.recipe.distillation > 0 else ()
-        with precision.arithmetic(self.recipe.precision, self._run.device):
-            outputs = self._student(*inputs)
-        loss: torch.Tensor = self._objective(outputs, teacher_outputs, labels)
-        if self._pull is not None:
-            distances = torch.stack([(weight - anchor).square().sum() for weight, anchor in self._anchors])
-            loss = loss + 0.5 * self._pull.strength * distances.sum()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
-        return loss.item()
+        with torch.random.fork_rng(enabled=True):  # Dropout draws from the global generator.
+            torch.manual_seed(int(np.random.default_rng([self._run.seed, DROPOUT_STREAM, self._step]).integers(2**31)))
+            with precision.arithmetic(self.recipe.precision, self._run.device):
+                outputs = self._student(*inputs)
+        return self._objective(outputs, teacher_outputs, labels)
 
-    def _outputs(self, network: GraphModule, inputs: Tensors, *, exact: bool = False) -> Tensors:
-        kind = precision.FLOAT32 if exact else self.recipe.precision
-        with torch.no_grad(), precision.arithmetic(kind, self._run.device):
+    def _indices(self, step: int) -> IntArray:
+        return views.batch_indices(
+            self._run.seed, step, batch_size=self.recipe.batch_size, num_samples=len(self._samples)
+        )
+
+    def _outputs(self, network: GraphModule, inputs: Tensors) -> Tensors:
+        with torch.no_grad(), precision.arithmetic(self.recipe.precision, self._run.device):
             return tuple(network(*inputs))
 
     def _probe_loss(self) -> float:
@@ -218,25 +234,21 @@ class _Trainer:
             outputs = self._outputs(self._student, self._probes)
             return self._objective(outputs, self._outputs(self._teacher, self._probes), labels).item()
 
-    def _completed(self, recipe: Recipe) -> Recipe:
-        """Add what only the networks can tell: which precision and which views they bear."""
-        self.recipe = recipe
-        exact = self._outputs(self._teacher, self._probes, exact=True)
-        kind = precision.fastest(self._run.device)
-        self.recipe = replace(recipe, precision=kind)
-        if kind != precision.FLOAT32 and not precision.bearable(exact, self._outputs(self._teacher, self._probes)):
-            self.recipe = recipe
-        if not (recipe.head.is_classification and len(self._probes) == 1 and self._probes[0].ndim == 4):
-            return self.recipe
-        max_shift, flip = views.understood(
-            self._probes[0], lambda images: self._outputs(self._teacher, (images,))[0].argmax(dim=1)
-        )
-        return replace(self.recipe, max_shift=max_shift, flip=flip)
+    def _bearable(self) -> Recipe:
+        """Lower the rate to what the first batches bear."""
+        steps = range(min(RATE_BATCHES, self.recipe.steps))
+        batches = [(self._indices(step), step) for step in steps]
+        losses = [
+            partial(self._loss, self._viewed(self._inputs(indices), step), self._labels(indices))
+            for indices, step in batches
+        ]
+        rate = bearable_rate(self.recipe.learning_rate, self._student.train(), losses)
+        return replace(self.recipe, learning_rate=rate)
 
-    def _viewed(self, inputs: Tensors) -> Tensors:
+    def _viewed(self, inputs: Tensors, step: int) -> Tensors:
         if not (self.recipe.max_shift or self.recipe.flip):
             return inputs
-        rng = np.random.default_rng([self._run.seed, VIEW_STREAM, self._step])
+        rng = np.random.default_rng([self._run.seed, VIEW_STREAM, step])
         view = views.shift_and_flip(inputs[0], rng, max_shift=self.recipe.max_shift, flip=self.recipe.flip)
         return (view.contiguous(memory_format=torch.channels_last),)
 
