@@ -178,6 +178,16 @@ def test_linear_resizing_agrees(coordinates, sizes, by_scales):
     assert_agrees("Resize", inputs, attributes, constants=range(1, len(inputs)), opset=13)
 
 
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
+@pytest.mark.parametrize("settings", [{}, {"cubic_coeff_a": -0.5}, {"exclude_outside": 1}])
+def test_cubic_interpolation(coordinates, settings):
+    """Up along one axis and down along the other, with torch's coefficient and with Keys' own."""
+    scales = np.asarray([1.0, 1.0, 2.5, 0.6], np.float32)
+    attributes = {"mode": "cubic", "coordinate_transformation_mode": coordinates, **settings}
+
+    assert_agrees("Resize", [normal([1, 2, 5, 10]), NOTHING, scales], attributes, constants=[1, 2], opset=13)
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize(("op_type", "opset"), [("Upsample", 9), ("Resize", 10)])
 def test_resizing_of_old_opsets_agrees(op_type, opset, mode):

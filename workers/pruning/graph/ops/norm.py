@@ -90,6 +90,17 @@ def rms_normalization(site: Site) -> Kernel:
     return run
 
 
+def mean_variance(site: Site) -> Kernel:
+    """Mean zero and deviation one over `axes`."""
+    axes = site.integers("axes") or [0, 2, 3]
+
+    def run(x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+        return (x - mean) / (variance.sqrt() + 1e-9)
+
+    return run
+
+
 def lp_normalization(site: Site) -> Kernel:
     """Division by the L1 or L2 norm along an axis."""
     axis, order = site.integer("axis", -1), site.integer("p", 2)
@@ -129,6 +140,7 @@ OPERATORS: Final = {
     "GroupNormalization": Operator(build=group_normalization, summary="Normalisation of groups of channels."),
     "LayerNormalization": Operator(build=layer_normalization, summary="Normalisation over trailing axes."),
     "RMSNormalization": Operator(build=rms_normalization, summary="Division by the root mean square of trailing axes."),
+    "MeanVarianceNormalization": Operator(build=mean_variance, summary="Mean zero, deviation one over axes."),
     "LpNormalization": Operator(build=lp_normalization, summary="Division by the L1 or L2 norm along an axis."),
     "LRN": Operator(build=local_response, summary="Local response normalisation across channels."),
 }

@@ -1,4 +1,4 @@
-"""Resize and Upsample by nearest neighbour or linear interpolation, axis by axis, as ONNX Runtime does.
+"""Resize and Upsample by nearest neighbour, linear or cubic interpolation, axis by axis, as ONNX Runtime does.
 
 Source: ONNX Resize. x_out is a position in the output, x_in the position in the input that it stands for.
 """
@@ -51,7 +51,7 @@ _ROUND: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "floor": torch.floor,
     "ceil": torch.ceil,
 }
-_MODES: Final = {"nearest": "nearest", "linear": "linear", "bilinear": "linear"}
+_MODES: Final = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "cubic": "cubic"}
 
 
 def resize(site: Site) -> Kernel:
@@ -80,6 +80,7 @@ def _interpolation(site: Site, coordinates: str, rounding: str, *, scales_at: in
         site.refuse("coordinate_transformation_mode", coordinates, sorted(_TRANSFORMS))
     read_scales, read_sizes = _floats(site, scales_at), site.list_reader(sizes_at, "")
     axes = site.integers("axes")
+    bend, exclude = site.number("cubic_coeff_a", -0.75), bool(site.integer("exclude_outside"))
 
     def run(*inputs: Tensor) -> Tensor:
         x = inputs[0]
@@ -98,6 +99,8 @@ def _interpolation(site: Site, coordinates: str, rounding: str, *, scales_at: in
         ]
         if _MODES[mode] == "nearest":
             return _nearest(x, wanted, coordinates, rounding)
+        if _MODES[mode] == "cubic":
+            return _cubic(x, wanted, coordinates, bend, exclude=exclude)
         return _linear(x, wanted, coordinates)
 
     return run
@@ -153,7 +156,32 @@ def _linear(x: Tensor, wanted: Sequence[tuple[int, int, float]], coordinates: st
     return x
 
 
+def _cubic(
+    x: Tensor, wanted: Sequence[tuple[int, int, float]], coordinates: str, bend: float, *, exclude: bool
+) -> Tensor:
+    """Four neighbours an axis, those outside taken from the border or left out.
+
+    Source: Keys 1981, equation 4; `bend` is its coefficient a.
+    """
+    for axis, new, scale in wanted:
+        length = x.shape[axis]
+        position = _TRANSFORMS[coordinates](torch.arange(new, dtype=torch.float32), scale, length, new)
+        taps = position.floor()[:, None] + torch.arange(-1.0, 3.0)
+        far = (position[:, None] - taps).abs()
+        near = ((bend + 2) * far - (bend + 3)) * far * far + 1
+        beyond = ((bend * far - 5 * bend) * far + 8 * bend) * far - 4 * bend
+        weight = torch.where(far <= 1, near, torch.where(far < 2, beyond, 0.0))
+        if exclude:
+            weight = weight * ((taps >= 0) & (taps < length))
+            weight = weight / weight.sum(1, keepdim=True)
+        matrix = torch.zeros(new, length).scatter_add_(1, taps.clamp(0, length - 1).to(torch.int64), weight)
+        x = (x.movedim(axis, -1) @ matrix.T.to(x.device, x.dtype)).movedim(-1, axis)
+    return x
+
+
 OPERATORS: Final = {
-    "Resize": Operator(build=resize, summary="Interpolation by nearest neighbour or linearly, to scales or sizes."),
+    "Resize": Operator(
+        build=resize, summary="Interpolation by nearest neighbour, linearly or cubically, to scales or sizes."
+    ),
     "Upsample": Operator(build=upsample, summary="Interpolation by nearest neighbour or linearly, to scales."),
 }

@@ -6,7 +6,7 @@ from typing import Final
 import onnx_ir as ir
 
 from workers.pruning.groups.propagation import Propagation
-from workers.pruning.groups.rules import elementwise, movement, products, spatial, statistics
+from workers.pruning.groups.rules import einsum, elementwise, movement, products, spatial, statistics
 
 Rule = Callable[[Propagation, ir.Node], None]
 
@@ -38,6 +38,7 @@ RULES: Final[dict[str, Rule]] = {
     "ConvTranspose": products.conv_transpose,
     "CumSum": statistics.along_axis,
     "DepthToSpace": spatial.depth_to_space,
+    "Einsum": einsum.einsum,
     "Expand": movement.expanded,
     "Flatten": movement.reshaped,
     "Gather": movement.gather,
