@@ -12,7 +12,7 @@ from workers.pruning.export.parity import parity
 from workers.pruning.export.write import write
 from workers.pruning.graph import cost, load
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
-from workers.pruning.methods import METHODS
+from workers.pruning.methods import METHODS, require_aim
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.training.evaluate import Answers, Evaluation, evaluate
 from workers.pruning.types import Budget, Cost, Json, Phase
@@ -85,6 +85,7 @@ def aim(spec: PruneSpec, task: Task, before: Evaluation, metadata: dict[str, str
         milder = replace(
             task,
             budgets=tuple(relaxed(task.budgets, cost.count(task.graph), middle)),
+            latency_budgets=tuple(replace(budget, relaxed_by=middle) for budget in task.latency_budgets),
             step_prefix=f"{task.step_prefix}milder{number}-",
         )
         candidate = pruned(spec, milder, metadata)
@@ -107,9 +108,11 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     """Run the method, write the file, and judge the file rather than the graph it came from.
 
     Raises:
+        LatencyNotAimedAt: the target is a latency and the method decides in rounds.
         PruningError: whatever a stage refuses, each by its own class.
     """
     run = task.run
+    require_aim(spec.method, task)
     outcome = METHODS[spec.method](task, **spec.options)
     if outcome.pruned_task is not None:
         task = outcome.pruned_task

@@ -10,6 +10,7 @@ PruningError
     InconsistentGroup     labels contradict each other               (groups)
     NothingToPrune        no channel may be removed                  (groups)
     TargetUnreachable     even the floor is above the target         (allocation)
+    LatencyNotAimedAt     the method cannot aim at a latency         (methods)
     SurgeryCheckFailed    cut and masked networks differ             (surgery)
     NonFiniteScore        NaN or infinity in scores or weights       (scores, load)
     InvalidDataset        the data cannot be used with this network  (training.data)
@@ -117,6 +118,13 @@ class TargetUnreachable(PruningError):
 
     code = "target-unreachable"
     title = "The target cannot be reached"
+
+
+class LatencyNotAimedAt(PruningError):
+    """A latency was given as target to a method that cannot aim at one."""
+
+    code = "latency-not-aimed-at"
+    title = "The method cannot aim at a latency"
 
 
 class SurgeryCheckFailed(PruningError):

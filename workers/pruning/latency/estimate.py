@@ -32,8 +32,10 @@ class Estimate:
     Source: derivation. A kernel calls, reads, writes, fetches weights and multiplies, so its time is a sum of these
     with coefficients from 0 up, in channels rounded up to the device's step, in which it computes. The coefficients
     are those of the same layer at other widths, where at least three were timed, else those of all rows of its kind.
-    What is left between fit and timing is taken over from the nearest widths that were timed, so that those come out
-    exactly. Rows of a kind that was never timed take what all rows together say.
+    What is left between fit and timing is taken over from the nearest widths that were timed. Widths far from the step
+    may fall into another kernel altogether: what they take beyond the fit is the median over rows of the same kind and
+    the same largest power of two in their widths, and they take no part in the fits. Rows of a kind that was never
+    timed take what all rows together say.
     """
 
     def __init__(self, table: Table, steps: Mapping[str, int]) -> None:
@@ -43,10 +45,16 @@ class Estimate:
         self._fits: dict[tuple[object, ...], FloatArray] = {}
         self._like: dict[tuple[object, ...], list[_Known]] = {}
         self._all: list[_Known] = []
+        self._odd: list[_Known] = []
+        self._penalties: dict[tuple[str, int], float] = {}
         for row in table.rows():
             ms = table.ms(row)
-            if ms is not None:
-                known = _Known(row=row, ms=ms)
+            if ms is None:
+                continue
+            known = _Known(row=row, ms=ms)
+            if self._is_odd(row):
+                self._odd.append(known)
+            else:
                 self._all.append(known)
                 self._like.setdefault(likeness(row), []).append(known)
 
@@ -61,15 +69,34 @@ class Estimate:
     def estimated(self, row: Row, *, without: Row | None = None) -> float:
         """Time of a row from others: all that are known, or all but one."""
         like = [known for known in self._like.get(likeness(row), ()) if known.row != without]
-        if len({known.row.key for known in like}) >= _LEAST_ROWS:
-            coefficients = self._fit(likeness(row), like, cached=without is None)
-            return self._value(coefficients, row) * self._nearby(coefficients, row, like)
-        kind = [known for known in self._all if known.row.kind == row.kind and known.row != without]
-        pool = kind if len(kind) >= _LEAST_ROWS else [known for known in self._all if known.row != without]
+        enough = len({known.row.key for known in like}) >= _LEAST_ROWS
+        pool = like if enough else self._kind(row, without)
         if not pool:
             return 0.0
-        coefficients = self._fit((row.kind,), pool, cached=without is None)
-        return self._value(coefficients, row) * self._nearby(coefficients, row, like)
+        name = likeness(row) if enough else (row.kind,)
+        coefficients = self._fit(name, pool, cached=without is None)
+        regular = self._value(coefficients, row) * self._nearby(coefficients, row, like)
+        return regular * self._penalty(row) if self._is_odd(row) else regular
+
+    def _kind(self, row: Row, without: Row | None) -> list[_Known]:
+        others = [known for known in self._all if known.row != without]
+        kind = [known for known in others if known.row.kind == row.kind]
+        return kind if len(kind) >= _LEAST_ROWS else others
+
+    def _is_odd(self, row: Row) -> bool:
+        step = self._steps.get(row.kind, 1)
+        return row.operator == "Conv" and 2 * divisor(row, step) < step
+
+    def _penalty(self, row: Row) -> float:
+        """What widths with so small a divisor take beyond the fit of round ones."""
+        place = row.kind, divisor(row, self._steps.get(row.kind, 1))
+        if place not in self._penalties:
+            step = self._steps.get(row.kind, 1)
+            same = [known for known in self._odd if (known.row.kind, divisor(known.row, step)) == place]
+            self._penalties[place] = 1.0
+            ratios = [known.ms / self.estimated(known.row) for known in same]
+            self._penalties[place] = float(np.median(ratios)) if ratios else 1.0
+        return self._penalties[place]
 
     def errors(self) -> list[float]:
         """Relative error of each timed row when it is estimated from the others."""
@@ -103,6 +130,15 @@ class Estimate:
             whole += weight
             above += weight * log(known.ms / self._value(coefficients, known.row))
         return exp(above / whole)
+
+
+def divisor(row: Row, step: int) -> int:
+    """The largest power of two up to the step in a convolution's widths; few inputs, as of images, do not count."""
+    widths = [row.output[1], row.data.shape[1]] if row.data.shape[1] >= step else [row.output[1]]
+    found = 1
+    while 2 * found <= step and all(width % (2 * found) == 0 for width in widths):
+        found *= 2
+    return found
 
 
 def likeness(row: Row) -> tuple[object, ...]:

@@ -103,9 +103,9 @@ class LatencyModel:
         """Units that each group gives up at a time: the largest step of the layers that it runs through.
 
         `round_to` counts channels and overrides what was learned. Units that hold several channels count for all of
-        them, and a group is left at least two steps.
+        them; what was learned leaves a group two steps at least, and no more than some tens to decide on.
         """
-        found = [1] * len(self._widths)
+        found = [1 if round_to is not None else -(-width // _MOST_STEPS) for width in self._widths]
         for layer in self._layers:
             step = round_to if round_to is not None else self.steps.get(layer.kind, 1)
             for group, positions in layer.channels_per_unit().items():
@@ -184,3 +184,4 @@ class LatencyModel:
 
 
 _LEAST_STEPS: Final = 2
+_MOST_STEPS: Final = 48

@@ -44,24 +44,23 @@ def at_width(row: Row, width: int) -> Row:
 def learned(table: Table, probed: Mapping[str, Sequence[Row]]) -> dict[str, int]:
     """The smallest step for each kind from which on every width is about as efficient as round ones.
 
-    A width is efficient if its time is hardly above the line between the times of 32 and 64 channels, drawn over
-    multiply-adds: a device that computes in blocks of 16 takes for 36 channels what it takes for 48.
+    A width is efficient if its time is hardly above the line between the times of 32 and 64 channels. A device that
+    computes channel by channel stays below it, since time grows at least as fast as the width; one that computes in
+    blocks of 16 takes for 36 channels what it takes for 48.
     """
     steps = {}
     for kind, rows in probed.items():
-        times = [table.ms(row) for row in rows]
-        if any(ms is None for ms in times):
-            continue
-        steps[kind] = _step(rows, [ms for ms in times if ms is not None])
+        times = [ms for row in rows if (ms := table.ms(row)) is not None]
+        if len(times) == len(rows):
+            steps[kind] = _step(times)
     return steps
 
 
-def _step(rows: Sequence[Row], times: Sequence[float]) -> int:
-    low, high = rows[0], rows[-1]
-    slope = (times[-1] - times[0]) / (high.macs - low.macs)
+def _step(times: Sequence[float]) -> int:
+    slope = (times[-1] - times[0]) / BASE
     liked = STEPS[-1]
-    for row, ms, step in reversed(list(zip(rows[1:], times[1:], STEPS, strict=True))):
-        if times[0] + slope * (row.macs - low.macs) < EFFICIENT * ms:
+    for step, ms in reversed(list(zip(STEPS, times[1:], strict=True))):
+        if times[0] + slope * step < EFFICIENT * ms:
             break
         liked = step
     return liked

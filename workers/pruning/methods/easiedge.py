@@ -51,7 +51,8 @@ def easiedge(  # noqa: PLR0913  # the options of a job
     second-order gain, the cubic budgets, the growth of rho, the choice of the best feasible round, the repair after the
     cut. No labels enter unless fine-tuning asks for cross-entropy.
 
-    Without training (`finetune.steps` 0, or no data) it is the ranking alone, and compensation is always on.
+    Without training (`finetune.steps` 0, or no data) it is the ranking alone, and compensation is always on; so it is
+    for a latency, which is reached by measuring widths and not by rounds.
 
     Raises:
         TargetUnreachable: the floor is above the target.
@@ -73,7 +74,7 @@ def easiedge(  # noqa: PLR0913  # the options of a job
     )
     task.run.report(Phase.SCORE, 0.0)
     batches = steps.calibration_batches(task, calibration_samples)
-    if task.finetune.steps == 0 or task.data.kind == "synthetic" or len(task.data.train) < 2:
+    if task.latency_budgets or task.finetune.steps == 0 or task.data.kind == "synthetic" or len(task.data.train) < 2:
         return _ranked_once(task, options, batches)
     return _walked(task, options, batches, compensated=compensate)
 
@@ -83,8 +84,9 @@ def _ranked_once(task: Task, options: Options, batches: Batches) -> Outcome:
     scores = steps.remembered_scores(task, lambda: score(task, task.graph, task.grouping, batches, options))
     chosen = steps.choose(task, scores, options.alpha)
     outcome = steps.recover(task, chosen, batches, compensated=True, score_source=scores.source)
-    note = "There was nothing to train with, so EasiEdge was its ranking alone, with compensation and without ADMM."
-    return replace(outcome, warnings=(*outcome.warnings, note), facts={"admm_rounds": []})
+    why = "The target is a latency" if task.latency_budgets else "There was nothing to train with"
+    note = f"{why}, so EasiEdge was its ranking alone, with compensation and without ADMM."
+    return replace(outcome, warnings=(*outcome.warnings, note), facts={**outcome.facts, "admm_rounds": []})
 
 
 def _walked(task: Task, options: Options, batches: Batches, *, compensated: bool) -> Outcome:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from workers.pruning.allocation.budget import cost, figure
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.errors import NonFiniteScore
-from workers.pruning.methods import evolution, steps
+from workers.pruning.methods import evolution, latency_loop, steps
 from workers.pruning.methods.evolution import Latents, Searched
 from workers.pruning.methods.fitness import Candidates, CrossEntropy, Divergence, Repair, candidates
 from workers.pruning.methods.task import Outcome, Task
@@ -83,7 +83,7 @@ def lcp(
     scores = transformed(layers, task.grouping.num_units, searched.best.latents, source=f"{mode}_{base}")
     chosen = steps.choose(task, scores, ALPHA)
     outcome = steps.recover(task, chosen, batches, compensated=plan.compensate, score_source=scores.source)
-    return replace(outcome, facts=_facts(layers, searched, plan))
+    return replace(outcome, facts={**outcome.facts, **_facts(layers, searched, plan)})
 
 
 def base_scores(task: Task, base: Base, batches: steps.Batches) -> tuple[LayerScores, ...]:
@@ -131,7 +131,7 @@ def lowest(task: Task) -> tuple[Budget, ...]:
         shares = [min(1.0, budget.limit / max(1, figure(full, budget.metric))) for budget in budgets]
         return sum(shares) / max(1, len(shares))
 
-    return min(task.job_budgets or (task.budgets,), key=share)
+    return min([budgets for budgets in task.job_budgets if budgets] or [task.budgets], key=share)
 
 
 def candidate(task: Task, layers: tuple[LayerScores, ...], latents: Latents, budgets: tuple[Budget, ...]) -> Keep:
@@ -154,7 +154,7 @@ def _gate_scores(task: Task, base: Base, batches: steps.Batches) -> Scores:
 
 
 def _search(task: Task, layers: tuple[LayerScores, ...], plan: _Plan, batches: steps.Batches) -> Searched:
-    budgets = lowest(task)
+    budgets = (*lowest(task), *latency_loop.stand_in(task)) if task.latency_budgets else lowest(task)
     deviations = np.asarray([layer.values.std() for layer in layers])
     heard = _Progress(task.run, plan.settings.evaluations)
     ready = _Judged(task, plan, batches, heard.run)

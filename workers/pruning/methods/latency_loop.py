@@ -1,0 +1,322 @@
+"""A latency on a device as the target: plan on predictions, measure on the device, correct, plan again.
+
+Nothing is trained meanwhile: latency depends on widths alone, so the network is compensated and trained once, when the
+device has said that its widths hold the target.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from workers.pruning.allocation.budget import cost, require_reachable
+from workers.pruning.allocation.timed import smallest
+from workers.pruning.errors import DeviceGone, TargetUnreachable
+from workers.pruning.graph.open_batch import close_batch
+from workers.pruning.graph.save import to_bytes
+from workers.pruning.groups.lengths import Lengths
+from workers.pruning.latency.layers import find
+from workers.pruning.latency.model import LatencyModel
+from workers.pruning.latency.table import undisturbed_ms
+from workers.pruning.methods.task import Task
+from workers.pruning.surgery.cut import cut
+from workers.pruning.types import Budget, Json, Keep, LatencyBudget, LatencyLimit, Memo, Metric, Phase, TimedNetwork
+
+WINDOW: Final = 0.05  # how far under the target is near enough
+CORRECTIONS: Final = 3  # of the first plan
+SAFE_CORRECTIONS: Final = 3  # more, each further below, where no plan held the target
+_AIM: Final = 0.975  # of the target: the middle of the window
+_SAFER: Final = 0.95  # of the aim, each time that no plan held
+_ORIGINAL: Final = "original"
+_PLAN: Final = "plan"
+_LEAST: Final = 1e-4  # of a limit; what a plan must move to be another one
+
+Plan = Callable[[Sequence[LatencyLimit]], Keep]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What stays, and how the device was heard on it."""
+
+    keep: Keep
+    facts: Mapping[str, Json]  # by device
+
+
+@dataclass(slots=True, kw_only=True)
+class _Try:
+    """A plan that was measured."""
+
+    keep: Keep
+    kept: tuple[int, ...]
+    measured_ms: dict[str, float]  # by device
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pursuit:
+    """One device: its model, its target, and what was learned on the way."""
+
+    budget: LatencyBudget
+    model: LatencyModel
+    original_ms: float
+    predicted_original_ms: float
+    limit_ms: float
+    factor: float = 1.0  # measured over predicted, of the last plan
+    corrections: list[dict[str, Json]] = field(default_factory=list)
+
+    @property
+    def device(self) -> str:
+        return self.budget.device
+
+    def limit(self, task: Task, aim: float) -> LatencyLimit:
+        """The limit that the planner holds: the aim, in milliseconds as the model predicts them."""
+        return LatencyLimit(
+            device=self.device,
+            limit_ms=aim * self.limit_ms / self.factor,
+            layers=self.model.timed_layers(),
+            steps=self.model.group_steps(task.round_to),
+        )
+
+    def heard(self, kept: tuple[int, ...], measured_ms: float) -> None:
+        """Learn from a measured plan."""
+        predicted = self.factor * self.model.predict(kept)
+        self.model.observe(f"plan {len(self.corrections) + 1}", kept, measured_ms)
+        self.factor = measured_ms / self.model.predict(kept)
+        self.corrections.append(
+            {
+                "predicted_ms": predicted,
+                "measured_ms": measured_ms,
+                "factor": self.factor,
+                "measured_over_predicted": measured_ms / predicted,
+                "of_target": measured_ms / self.limit_ms,
+            }
+        )
+
+    def holds(self, measured_ms: float) -> bool:
+        return measured_ms <= self.limit_ms
+
+    def near(self, measured_ms: float) -> bool:
+        return (1 - WINDOW) * self.limit_ms <= measured_ms <= self.limit_ms
+
+
+def settle(task: Task, plan: Plan) -> Settled:
+    """Find widths that take the target's time on its devices, measured there.
+
+    Source: derivation. The model is fitted to the original and to every plan that was measured; the last measurement
+    also scales predictions near it, since the next plan is not far away. Each plan aims at 97.5 % of the target, the
+    middle of the window. A plan within 5 % under the target on every device ends the search, and so does one that is
+    under and cannot come nearer, since widths go in steps. Of several that hold, the slowest is taken: it keeps most.
+
+    Args:
+        task: with at least one latency budget, whose devices are among the run's stopwatches.
+        plan: allocation under limits on predicted latency, from scores that are computed already.
+
+    Raises:
+        TargetUnreachable: the smallest network was measured and is too slow, and how fast it is; or a budget is below
+            the floor.
+        DeviceGone: a device did not answer, or has no stopwatch.
+    """
+    memo = task.run.journal.recall(f"{task.step_prefix}latency")
+    if memo is None:
+        require_reachable(task.cost_model, task.budgets, min_keep=task.min_keep, round_to=1)
+        settled = _search(task, plan)
+        memo = Memo(arrays={"mask": settled.keep.mask}, state={"facts": settled.facts})
+        task.run.journal.record(f"{task.step_prefix}latency", memo)
+    facts = memo.state["facts"]
+    return Settled(
+        keep=Keep(mask=memo.arrays["mask"].astype(np.bool_)), facts=facts if isinstance(facts, Mapping) else {}
+    )
+
+
+def stand_in(task: Task) -> tuple[Budget, ...]:
+    """MACs at the share of the original's time that is asked for: what searches use before widths are known."""
+    full = cost(task.cost_model, task.cost_model.widths).macs
+    shares = []
+    for budget in task.latency_budgets:
+        share = budget.ratio
+        if share is None and budget.limit_ms is not None:
+            share = budget.limit_ms / _time(task, budget.device, {_ORIGINAL: _content(task, None)})[_ORIGINAL]
+        shares.append(min(1.0, share or 1.0))
+    return (Budget(metric=Metric.MACS, limit=min(shares, default=1.0) * full),)
+
+
+def _search(task: Task, plan: Plan) -> Settled:
+    pursuits = [_started(task, budget) for budget in task.latency_budgets]
+    tries: list[_Try] = []
+    aim = _AIM
+    for number in range(1 + CORRECTIONS + SAFE_CORRECTIONS):
+        task.run.report(Phase.ALLOCATE, min(1.0, number / (1 + CORRECTIONS)), "widths for the latency")
+        keep = _planned(task, pursuits, plan, aim)
+        kept = _kept(task, keep)
+        if any(one.kept == kept for one in tries):
+            if any(_held(one, pursuits) for one in tries):
+                break  # widths go in steps: nothing lies nearer
+            aim *= _SAFER
+            continue
+        one = _measured(task, pursuits, keep, kept)
+        tries.append(one)
+        if _held(one, pursuits) and any(pursuit.near(one.measured_ms[pursuit.device]) for pursuit in pursuits):
+            break
+        if len(tries) > CORRECTIONS:
+            if any(_held(one, pursuits) for one in tries):
+                break
+            aim *= _SAFER
+    chosen = _best(task, pursuits, tries)
+    return Settled(
+        keep=chosen.keep, facts={pursuit.device: _facts(task, pursuit, chosen, tries) for pursuit in pursuits}
+    )
+
+
+def _started(task: Task, budget: LatencyBudget) -> _Pursuit:
+    """Learn what the device likes and what the original takes there."""
+    if budget.device not in task.run.stopwatches:
+        raise DeviceGone(
+            "The device has no stopwatch in this run",
+            where=budget.device,
+            allowed=", ".join(sorted(task.run.stopwatches)) or "none",
+        )
+    task.run.report(Phase.MEASURE, 0.0, f"layers on {budget.device}")
+    model = LatencyModel(
+        find(task.graph, Lengths(task.graph, task.grouping).of),
+        task.cost_model.widths,
+        task.run.stopwatches[budget.device],
+    )
+    model.learn()
+    task.run.report(Phase.MEASURE, 0.5, f"original on {budget.device}")
+    original = _time(task, budget.device, {_ORIGINAL: _content(task, None)})[_ORIGINAL]
+    model.time(task.cost_model.widths)
+    predicted = model.predict(task.cost_model.widths)
+    model.observe(_ORIGINAL, task.cost_model.widths, original)
+    limit = budget.limit_ms if budget.limit_ms is not None else (budget.ratio or 1.0) * original
+    limit += budget.relaxed_by * max(0.0, original - limit)
+    return _Pursuit(budget=budget, model=model, original_ms=original, predicted_original_ms=predicted, limit_ms=limit)
+
+
+def _planned(task: Task, pursuits: Sequence[_Pursuit], plan: Plan, aim: float) -> Keep:
+    """Plan, have the rows of the plan timed, and plan again if there were new ones."""
+    for _ in range(2):
+        keep = _reached(task, pursuits, plan, aim)
+        asked = [pursuit.model.time(_kept(task, keep)) for pursuit in pursuits]
+        if not any(asked):
+            break
+    return keep
+
+
+def _reached(task: Task, pursuits: Sequence[_Pursuit], plan: Plan, aim: float) -> Keep:
+    """Plan; where the prediction says that the target is out of reach, ask the device before believing it."""
+    try:
+        return plan([pursuit.limit(task, aim) for pursuit in pursuits])
+    except TargetUnreachable:
+        pass
+    floors = smallest(task.cost_model, task.min_keep)
+    content = _content(task, _floor_keep(task, floors))
+    found = {one.device: _compared(task, one, content) for one in pursuits}
+    missed = [one for one in pursuits if not one.holds(found[one.device])]
+    if missed:
+        raise TargetUnreachable(
+            "The latency cannot be reached",
+            where=", ".join(one.device for one in missed),
+            actual="smallest measured " + ", ".join(_share(found[one.device], one.original_ms) for one in missed),
+            allowed=", ".join(f"{one.limit_ms:.4g} ms" for one in missed),
+            advice=f"Ask for more, or lower min_keep (now {task.min_keep:g}).",
+        )
+    for pursuit in pursuits:
+        pursuit.model.observe("smallest", floors, found[pursuit.device])
+        pursuit.factor = found[pursuit.device] / pursuit.model.predict(floors)
+    return plan([pursuit.limit(task, 1.0 + _LEAST) for pursuit in pursuits])
+
+
+def _share(ms: float, of: float) -> str:
+    return f"{ms:.4g} ms ({ms / of:.0%} of the original)"
+
+
+def _floor_keep(task: Task, floors: Sequence[int]) -> Keep:
+    mask = np.zeros(task.grouping.num_units, np.bool_)
+    for group, width in zip(task.grouping.groups, floors, strict=True):
+        mask[group.start : group.start + width] = True
+    return Keep(mask=mask)
+
+
+def _measured(task: Task, pursuits: Sequence[_Pursuit], keep: Keep, kept: tuple[int, ...]) -> _Try:
+    content = _content(task, keep)
+    found = {}
+    for pursuit in pursuits:
+        task.run.report(Phase.MEASURE, 0.5, f"plan on {pursuit.device}")
+        found[pursuit.device] = _compared(task, pursuit, content)
+        pursuit.heard(kept, found[pursuit.device])
+    return _Try(keep=keep, kept=kept, measured_ms=found)
+
+
+def _compared(task: Task, pursuit: _Pursuit, content: bytes) -> float:
+    """What a network takes, timed in turn with the original; with a ratio as target, at the original's first pace."""
+    timed = _time(task, pursuit.device, {_ORIGINAL: _content(task, None), _PLAN: content})
+    if pursuit.budget.ratio is None:
+        return timed[_PLAN]
+    return timed[_PLAN] / timed[_ORIGINAL] * pursuit.original_ms
+
+
+def _time(task: Task, device: str, contents: Mapping[str, bytes]) -> dict[str, float]:
+    networks = [TimedNetwork(name=name, content=content, kind="network") for name, content in contents.items()]
+    answers = task.run.stopwatches[device].time(networks)
+    return {name: undisturbed_ms(answers[name]) for name in contents}
+
+
+def _content(task: Task, keep: Keep | None) -> bytes:
+    """The file that the device runs, with the upload's own batch axis."""
+    graph = task.graph if keep is None else cut(task.graph, task.grouping, keep)
+    return to_bytes(close_batch(graph, task.uploaded))
+
+
+def _kept(task: Task, keep: Keep) -> tuple[int, ...]:
+    return tuple(int(keep.mask[group.start : group.stop].sum()) for group in task.grouping.groups)
+
+
+def _held(one: _Try, pursuits: Sequence[_Pursuit]) -> bool:
+    return all(pursuit.holds(one.measured_ms[pursuit.device]) for pursuit in pursuits)
+
+
+def _best(task: Task, pursuits: Sequence[_Pursuit], tries: Sequence[_Try]) -> _Try:
+    """Of the plans that hold, the slowest; where none does, the refusal.
+
+    Raises:
+        TargetUnreachable: no plan held.
+    """
+
+    def slowness(one: _Try) -> float:
+        return max(one.measured_ms[pursuit.device] / pursuit.limit_ms for pursuit in pursuits)
+
+    held = [one for one in tries if _held(one, pursuits)]
+    if held:
+        return max(held, key=slowness)
+    nearest = min(tries, key=slowness)
+    raise TargetUnreachable(
+        f"None of {len(tries)} plans held the latency when it was measured",
+        where=", ".join(pursuit.device for pursuit in pursuits),
+        actual="smallest measured " + ", ".join(f"{nearest.measured_ms[p.device]:.4g} ms" for p in pursuits),
+        allowed=", ".join(f"{pursuit.limit_ms:.4g} ms" for pursuit in pursuits),
+        advice=f"Ask for more, or lower min_keep (now {task.min_keep:g}).",
+    )
+
+
+def _facts(task: Task, pursuit: _Pursuit, chosen: _Try, tries: Sequence[_Try]) -> Json:
+    model = pursuit.model
+    reached = chosen.measured_ms[pursuit.device]
+    return {
+        "device": pursuit.device,
+        "target_ms": pursuit.limit_ms,
+        "target_ratio": pursuit.budget.ratio,
+        "original_ms": pursuit.original_ms,
+        "original_predicted_ms": pursuit.predicted_original_ms,
+        "reached_ms": reached,
+        "met": pursuit.holds(reached),
+        "within_window": pursuit.near(reached),
+        "corrections": max(0, len(tries) - 1),
+        "plans": pursuit.corrections,
+        "steps": dict(model.steps),
+        "prediction_error": model.error,
+        "rows_asked": len(model.table.asked),
+        "rows_reused": len(model.table.reused),
+        "factors": dict(model.correction.ratios),
+        "kept": {group.id: width for group, width in zip(task.grouping.groups, chosen.kept, strict=True)},
+        "layers": model.dominant(chosen.kept),
+    }
