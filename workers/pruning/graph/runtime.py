@@ -1,8 +1,6 @@
 """ONNX Runtime sessions from bytes: what verifies, judges and times the networks we ship."""
 
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,10 +8,10 @@ import onnxruntime as ort
 
 from workers.pruning.errors import InvalidGraph, OutOfMemory, UnknownShape
 from workers.pruning.graph.providers import CPU, available, session_providers, session_threads
+from workers.pruning.graph.split import as_file_or_bytes
 from workers.pruning.types import AnyArray, TensorSpec
 
 PROVIDER: Final = CPU
-_LARGEST_MESSAGE: Final = (1 << 31) - 1  # bytes
 SEVERITY_ERROR: Final = 3  # warnings about other people's exports are not ours to print
 DTYPES: Final = {
     "tensor(float)": "float32",
@@ -60,7 +58,7 @@ class Session:
         if provider not in available():
             raise InvalidGraph("This ONNX Runtime lacks the provider", actual=provider, allowed=", ".join(available()))
         try:
-            with _readable(network) as readable:
+            with as_file_or_bytes(network) as readable:
                 self._session = ort.InferenceSession(
                     readable, options, providers=session_providers(provider, threads=threads)
                 )
@@ -170,20 +168,6 @@ def random_inputs(
         else:
             arrays.append(rng.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype))
     return tuple(arrays)
-
-
-@contextmanager
-def _readable(network: bytes) -> Iterator[bytes | str]:
-    """Give the network in a form that ONNX Runtime reads: what one message does not hold, as a file.
-
-    What does that needs onnx_ir, which devices lack, and they never meet such a network: so it is loaded by name.
-    """
-    if len(network) <= _LARGEST_MESSAGE:
-        yield network
-        return
-    external = importlib.import_module("workers.pruning.graph.external")
-    with external.as_file_or_bytes(network) as readable:
-        yield readable
 
 
 def _spec(value: ort.NodeArg) -> TensorSpec:
