@@ -27,23 +27,25 @@ def clocks(services: Services, claimed: Claimed) -> list[Clock]:
     """Give each device of a job: how it times, what it is called, and the rows of its latency table."""
     devices = asked_devices(claimed)
     spec = JobSpec.model_validate(claimed.spec) if devices else None
-    return [_clock(services, claimed.tenant, name, spec) for name in devices if spec is not None]
+    return [_clock(services, claimed, name, spec) for name in devices if spec is not None]
 
 
-def _clock(services: Services, tenant: str, device_id: str, spec: JobSpec) -> Clock:
+def _clock(services: Services, claimed: Claimed, device_id: str, spec: JobSpec) -> Clock:
+    timings, tenant = services.timings, claimed.tenant
     if device_id == LOCAL:
         cpu, threads = processor(), spec.measure.threads or 1
         conditions = Conditions(threads=threads, runtime_version=runtime_version(), cpu=cpu)
         called: Mapping[str, object] = {"name": "this service's worker", "processor": cpu}
     else:
-        conditions = services.timings.conditions(tenant, device_id, threads=spec.measure.threads)
+        conditions = timings.conditions(tenant, device_id, threads=spec.measure.threads)
         called = _called(services, tenant, device_id)
+    aimed_at = device_id in spec.target_devices  # whoever aims at no latency needs no table
+    rows = timings.table(tenant, device_id, conditions, job_id=claimed.job_id) if aimed_at else {}
     return {
         "device": device_id,
         "threads": conditions.threads,
         "batch": spec.measure.batch,
-        # Whoever aims at no latency needs no table.
-        "rows": services.timings.table(tenant, device_id, conditions) if device_id in spec.target_devices else {},
+        "rows": rows,
         **called,
     }
 

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from app.db import jobs
 from app.db.session import Clock, Database
-from app.db.tables import MeasurementRow
+from app.db.tables import JobRow, MeasurementRow
 from app.domain.batch import BatchSpec
 from app.domain.device import LOCAL, MAX_THREADS, OPEN, RequestState
 from app.domain.report import MeasuredKind, MeasurementReport
@@ -79,15 +79,17 @@ class Timings:
         known = version if isinstance(version, str) else None
         return Conditions(threads=threads or usual, runtime_version=known)
 
-    def table(self, tenant: str, device_id: str, conditions: Conditions) -> dict[str, float]:
-        """Give the layers that a device timed before under these conditions: key to median, the newest of each.
+    def table(self, tenant: str, device_id: str, conditions: Conditions, *, job_id: str) -> dict[str, float]:
+        """Give the layers that a device timed under these conditions before a job began: key to median, the newest.
 
-        A key says everything about a layer, its batch among it.
+        A key says everything about a layer, its batch among it. What came later is left out, so that every attempt of
+        the job asks the same.
         """
         row = MeasurementRow
         query = (
             select(row.key, row.p50_ms, row.host)
             .where(row.tenant == tenant, row.device == device_id, row.kind == MeasuredKind.LAYER.value)
+            .where(row.created_at < select(JobRow.started_at).where(JobRow.id == job_id).scalar_subquery())
             .where(row.threads == conditions.threads, row.runtime_version == conditions.runtime_version)
             .order_by(row.id.desc())
             .limit(_NEWEST)

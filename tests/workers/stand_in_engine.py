@@ -19,7 +19,7 @@ import numpy as np
 
 from workers import attempt
 from workers.pruning.errors import NothingToPrune
-from workers.pruning.types import Memo, Phase
+from workers.pruning.types import Memo, Phase, TimedNetwork
 
 
 class PlainSpec:
@@ -91,8 +91,15 @@ def overwrite(name):
 class Engine:
     """One run of a script."""
 
-    def __init__(self, out, run):
-        self.out, self.run, self.left, self.recalled, self.files = out, run, [], False, ["pruned.onnx"]
+    def __init__(self, out, run, network):
+        self.network, self.out, self.run, self.left, self.recalled, self.files = (
+            network,
+            out,
+            run,
+            [],
+            False,
+            ["pruned.onnx"],
+        )
 
     def phase(self, name):
         """Report a phase."""
@@ -131,6 +138,15 @@ class Engine:
         if not self.recalled:
             time.sleep(seconds)
 
+    def time(self, device):
+        """Have a device time the upload, and a layer that it did not time before."""
+        content, watch = self.network, self.run.stopwatches[device]
+        asked = [TimedNetwork(name="original", content=content, kind="network")]
+        if "a layer" not in watch.known():
+            asked.append(TimedNetwork(name="row0", content=content, kind="layer", key="a layer"))
+        answers = watch.time(asked)
+        self.left.append(json.dumps(sorted(answers)).encode())
+
     def artifact(self, num_bytes):
         """Leave an artifact of some size."""
         self.left.append(bytes(num_bytes))
@@ -155,7 +171,8 @@ VERBS = {
 
 def prune(spec, *, network, dataset, out, run):
     """Do what the script says; the artifact holds the network's bytes and what every step left."""
-    content, engine = network.read_bytes(), Engine(out, run)
+    content = network.read_bytes()
+    engine = Engine(out, run, content)
     for verb, argument in spec:
         (getattr(engine, verb, None) or VERBS[verb])(argument)
     (out / "pruned.onnx").write_bytes(content + b"".join(engine.left))
