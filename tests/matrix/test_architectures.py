@@ -37,7 +37,7 @@ WIDTHS = {
     "yolo3": [8, 16, 8, 32, 16, 16, 16, 32, 16, 32, 16, 32, 8, 8, 16, 8, 16, 8, 16],
     "yolo8": [8, 16, *_C2F, 32, *_WIDE, 16, 32, *_C2F, 16, *_WIDE, 16, 16, 16, 16],
     "espcn": [16, 8, 12],  # 32 channels are blocks of 2 x 2 pixels of 8
-    "two_tower": [8, 16, 8, 16],  # the towers part, see unshare_initializers
+    "two_tower": [8, 16],  # one tower, applied twice
     "vit": [8, 48, 8, 48],  # a position of the head in queries, keys and values of all heads
     "deit": [8, 48, 8, 48],
     "bert": [6, 6, 48, 6, 6, 48, 24],  # queries and keys; values; hidden; pooled

@@ -39,10 +39,14 @@ def reestimate(graph: ir.Model, batches: Sequence[Sequence[AnyArray]], run: Run)
 
 
 def refresh(walk: Walk, node: ir.Node) -> list[str]:
-    """Store the statistics of what a BatchNormalization is about to read; return the initializers that changed."""
+    """Store the statistics of what a BatchNormalization is about to read; return the initializers that changed.
+
+    One that is applied several times keeps what it has: what it reads later is not known yet.
+    """
     source, mean, variance = (node.inputs[index] for index in (0, 3, 4))
     names = [value.name for value in (mean, variance) if value is not None and value.name is not None]
-    if source is None or source.name is None or any(name not in walk.module.initializers for name in names):
+    shared = any(value is not None and len(value.uses()) > 1 for value in node.inputs[1:])
+    if shared or source is None or source.name is None or any(n not in walk.module.initializers for n in names):
         return []
     for name, moment in zip(names, moments(walk[source.name], node), strict=True):
         stored = walk.module.initializers[name]

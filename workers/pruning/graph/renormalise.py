@@ -30,7 +30,7 @@ def to_insert(graph: ir.Model) -> tuple[str, ...]:
 
     These have a bias, no normalisation behind them, and a layer with weights after them. Heads stay as they are: what
     they compute is the answer, on its own scale. Convolutions without a bias stay too, because folding would give them
-    one and the network would grow.
+    one and the network would grow. So do those whose weights several nodes read: one kernel cannot take up several.
     """
     before_weights = _before_weights(graph)
     return tuple(
@@ -40,6 +40,7 @@ def to_insert(graph: ir.Model) -> tuple[str, ...]:
         and _bias(node) is not None
         and node.outputs[0].name in before_weights
         and not node.outputs[0].is_graph_output()
+        and not any(value is not None and len(value.uses()) > 1 for value in node.inputs[1:])
         and not any(use.op_type in _NORMALISATIONS for use in node.outputs[0].consumers())
     )
 

@@ -1,16 +1,15 @@
 """Passes that make later stages easy. Each edits the loaded graph in place and keeps the function that it computes."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from workers.pruning.graph.caps import Caps, check_weight_total
+from workers.pruning.graph.caps import Caps
 from workers.pruning.graph.constants import fold_constants
 from workers.pruning.graph.sequences import split_without_sequences
 from workers.pruning.graph.shapes import infer_shapes
-from workers.pruning.graph.values import constant, fresh_name, initializer, integer, opset, renamed
+from workers.pruning.graph.sharing import unshare_initializers, value_names
+from workers.pruning.graph.values import constant, fresh_name, initializer, integer, opset
 from workers.pruning.types import AnyArray
 
 _MAX_ROUNDS = 4
@@ -24,7 +23,8 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
 
     Ensures: no functions; one standard domain; no initializer among the inputs; unique node names; no Constant and (but
     at an output) no Identity node; what can be known is an initializer; no concatenation with zeros and no all-zero
-    convolution bias; no dead node or unused initializer; every (node, input) has its own initializer; shapes inferred.
+    convolution bias; no dead node or unused initializer; every (node, input) has its own initializer, but for layers
+    that are applied several times; shapes inferred.
 
     Raises:
         GraphTooLarge: folding or un-sharing would exceed the caps.
@@ -159,7 +159,7 @@ def _become_pad(graph: ir.Model, node: ir.Node, block: tuple[int, ...], *, first
         node.resize_inputs(1)
         node.attributes["pads"] = ir.AttrInt64s("pads", pads.tolist())
         return
-    value = initializer(fresh_name(f"{node.name}_pads", _value_names(graph)), pads)
+    value = initializer(fresh_name(f"{node.name}_pads", value_names(graph)), pads)
     graph.graph.register_initializer(value)
     node.replace_input_with(1, value)
 
@@ -175,43 +175,6 @@ def remove_dead(graph: ir.Model) -> None:
     for name, value in list(graph.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             graph.graph.initializers.pop(name)
-
-
-def unshare_initializers(graph: ir.Model, caps: Caps) -> None:
-    """Give every (node, input) its own initializer; the first reader keeps the name.
-
-    Exporters store identical tensors once, so that a Reshape target or a bias of one layer would change with that of
-    another. A weight that a network applies several times on purpose (siamese branches, shared detector heads) becomes
-    independent copies as well: they start equal and may part in cutting and training, and the file grows by them.
-    Arrays are not copied in memory.
-
-    Raises:
-        GraphTooLarge: all copies together would exceed the cap.
-    """
-    check_weight_total(sum(_copied_elements(graph)), caps)
-    taken = _value_names(graph)
-    for value in list(graph.graph.initializers.values()):
-        uses = [(use.node, use.idx) for use in value.uses()]
-        for node, index in uses[0 if value.is_graph_output() else 1 :]:
-            node.replace_input_with(index, _copy(graph, value, fresh_name(value.name or "constant", taken)))
-
-
-def _copied_elements(graph: ir.Model) -> Iterator[int]:
-    for value in graph.graph.initializers.values():
-        if value.const_value is not None:
-            yield value.const_value.size * max(1, len(value.uses()))
-
-
-def _copy(graph: ir.Model, value: ir.Value, name: str) -> ir.Value:
-    copied = ir.Value(name=name, shape=value.shape, type=value.type, const_value=renamed(value, name))
-    graph.graph.register_initializer(copied)
-    return copied
-
-
-def _value_names(graph: ir.Model) -> set[str]:
-    names = {value.name for body in graph.graphs() for node in body for value in node.outputs if value.name}
-    names |= {value.name for body in graph.graphs() for value in body.inputs if value.name}
-    return names | {name for body in graph.graphs() for name in body.initializers}
 
 
 def _default_name(node: ir.Node) -> str:

@@ -55,12 +55,13 @@ def _length(length: Length, model: CostModel, without: int) -> int:
 
 def _reason(group: Group, num_layers: int) -> str:
     made, read = _named(group.producers), _named(group.consumers)
+    units = f"{group.width} {'whole attention heads' if group.whole_heads else 'channels'}"
     if len(group.producers) == 1:
-        text = f"{made} makes these {group.width} channels, read by {read}"
+        text = f"{made} makes these {units}, read by {read}"
     else:
-        text = f"{len(group.producers)} layers ({made}) write to the same {group.width} channels, read by {read}"
+        text = f"{len(group.producers)} layers ({made}) write to the same {units}, read by {read}"
     between = num_layers - len(set(group.producers) | set(group.consumers))
-    if between:
+    if between and not group.whole_heads:
         text += f"; {between} {'layer' if between == 1 else 'layers'} between them scale channels one by one"
     return f"{text}."
 

@@ -208,7 +208,7 @@ def _numbered(classes: IntArray, signatures: _Keys) -> tuple[IntArray, list[int]
 
 
 def _grouping(state: Propagation, lines: _Lines, unit_of: IntArray, starts: Sequence[int]) -> Grouping:
-    axes: dict[tuple[str, int], InitializerAxis] = {}
+    axes: dict[tuple[str, int, Role], InitializerAxis] = {}
     touched: dict[Role, dict[str, IntArray]] = {role: {} for role in Role}
     for tag, line in lines.tags:
         units = unit_of[line]
@@ -216,7 +216,7 @@ def _grouping(state: Propagation, lines: _Lines, unit_of: IntArray, starts: Sequ
             continue
         touched[tag.role][f"{tag.node}\n{tag.initializer}"] = units
         axes.setdefault(
-            (tag.initializer, tag.axis),
+            (tag.initializer, tag.axis, tag.role),
             InitializerAxis(initializer=tag.initializer, axis=tag.axis, node=tag.node, role=tag.role, units=units),
         )
     for node, line in lines.products:

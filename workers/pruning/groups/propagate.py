@@ -8,6 +8,7 @@ import onnx_ir as ir
 from workers.pruning.groups.labels import NotUnderstood, fixed
 from workers.pruning.groups.propagation import Propagation, Tag
 from workers.pruning.groups.rules.table import RULES
+from workers.pruning.types import IntArray
 
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError)
 
@@ -94,9 +95,16 @@ def _settle_shared_weights(state: Propagation) -> None:
 def _settle(state: Propagation, tags: Sequence[Tag], uses: Sequence[str | None], *, exposed: bool) -> None:
     for axis in {tag.axis for tag in tags}:
         here = [tag for tag in tags if tag.axis == axis]
-        if exposed or len(here) < len(uses) or any(tag.labels.ndim > 1 for tag in here):
+        lines = [] if exposed or len(here) < len(uses) else _lines(state, here)
+        for line in lines[1:]:
+            state.ties.unite(lines[0], line)
+        if not lines:
             for tag in here:
                 state.ties.freeze(tag.labels.compact)
-        else:
-            for tag in here[1:]:
-                state.ties.unite(here[0].labels.compact, tag.labels.compact)
+
+
+def _lines(state: Propagation, tags: Sequence[Tag]) -> list[IntArray]:
+    try:
+        return [state.line(tag.labels, tag.along) for tag in tags]
+    except NotUnderstood:
+        return []

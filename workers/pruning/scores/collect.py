@@ -42,7 +42,9 @@ def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
     In a product of two activations the gate sits on the first operand only: it stands for the product of a unit with
     itself in the other operand, which is gone when either is.
     """
-    consumers = {axis.node for axis in grouping.initializer_axes if axis.role is Role.CONSUME}
+    read = {axis.initializer for axis in grouping.initializer_axes if axis.role is Role.CONSUME}
+    values = [graph.graph.initializers[name] for name in read if name in graph.graph.initializers]
+    consumers = {use.node.name for value in values for use in value.uses()}
     sites: list[Site] = []
     for node in graph.graph:
         for index, value in enumerate(node.inputs):

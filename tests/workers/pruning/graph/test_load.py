@@ -124,17 +124,17 @@ def test_arithmetic_on_known_lengths_is_worked_out():
 
 
 def test_shared_initializers_become_separate():
-    """One tensor that two convolutions read becomes two, with equal numbers; the first reader keeps the name."""
+    """One bias that two convolutions read becomes two, with equal numbers; the first reader keeps the name."""
     loaded = _load_text("""shared (float[N,2,4,4] x) => (float[N,2,4,4] y)
-        <float[2,2,1,1] w = {1, 2, 3, 4}, float[2] b = {5, 6}> {
-        [one] a = Conv (x, w, b)
+        <float[2,2,1,1] v = {1, 2, 3, 4}, float[2,2,1,1] w = {4, 3, 2, 1}, float[2] b = {5, 6}> {
+        [one] a = Conv (x, v, b)
         [two] y = Conv (a, w, b) }""")
     first, second = loaded.graph
 
-    assert [value.name for value in first.inputs] == ["x", "w", "b"]
-    assert [value.name for value in second.inputs] == ["a", "w_2", "b_2"]
+    assert [value.name for value in first.inputs] == ["x", "v", "b"]
+    assert [value.name for value in second.inputs] == ["a", "w", "b_2"]
     held = weights(loaded)
-    np.testing.assert_array_equal(held["w"], held["w_2"])
+    np.testing.assert_array_equal(held["b"], held["b_2"])
 
 
 def test_separating_a_large_shared_weight_is_capped():
