@@ -63,7 +63,7 @@ def _growth(graph: ir.Model, grouping: Grouping) -> int:
         source = node.inputs[0] if node.inputs else None
         if source is None or not grouping.units_of(source.name or ""):
             continue
-        written = {"Split": 1, "Reshape": 1, "Expand": 1, "Resize": 3}.get(node.op_type)
+        written = {"Split": 1, "Reshape": 1, "Expand": 1, "Resize": 3, "Shape": 1, "Size": 1}.get(node.op_type)
         if written is not None and (len(node.inputs) <= written or constant(node.inputs[written]) is None):
             cuts = 1 + (source.name in grouping.head_axes)
             grown += cuts * (_LISTED_BYTES + 8 * len(node.name or ""))

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.graph.values import attribute, constant, opset
+from workers.pruning.surgery.lengths import restore_shape, restore_size
 from workers.pruning.surgery.plan import Plan, numbers, replaced
 from workers.pruning.types import AnyArray
 
@@ -234,6 +235,8 @@ REWRITES: Final[dict[str, Rewrite]] = {
     "Pad": _pad,
     "Reshape": _reshape,
     "Resize": _resize,
+    "Shape": restore_shape,
+    "Size": restore_size,
     "Slice": _slice,
     "Split": _split,
 }

@@ -136,5 +136,11 @@ def _without(state: Propagation, node: ir.Node, labels: Labels, axes: Sequence[i
 
 
 def shape_only(state: Propagation, node: ir.Node) -> None:
-    """Shape and Size read lengths, not channels; what depends on a channel count was folded when the file was read."""
+    """Shape and Size read lengths, not channels.
+
+    What depends on a channel count was folded when the file was read, or keeps the count that it has now: surgery sees
+    to that. An output of the network that tells a count has to stay what it is.
+    """
+    if node.outputs[0].is_graph_output():
+        state.freeze(node, state.input(node), "an output of the network tells how many channels there are")
     state.put(node, fixed(state.output_shape(node)))
