@@ -110,7 +110,7 @@ class Agent:
         try:
             self._fetch(items, networks)
             found = self._measure(lease, items, networks)
-            self.folder.keep({"lease": lease["id"], **_answer(found, items, alone=not lease["items"])})
+            self.folder.keep({"lease": lease["id"], **answer_of(found, items, alone=not lease["items"])})
         except CannotMeasure as error:
             log.warning("Not measured (%s): %s", error.reason, error)
             failure = {"reason": error.reason, "detail": str(error)[:4000]}
@@ -229,7 +229,7 @@ class Agent:
         self.folder.sent()
 
 
-def _answer(found: Json, items: Sequence[Json], *, alone: bool) -> Json:
+def answer_of(found: Json, items: Sequence[Json], *, alone: bool) -> Json:
     """Give what the service is told: of a network on its own one measurement or its failure, else all results."""
     digests = {item["name"]: item["sha256"] for item in items}
     results = [one if "failure" in one else {**one, "sha256": digests[one["name"]]} for one in found["results"]]
