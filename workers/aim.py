@@ -1,55 +1,14 @@
-"""From a target to one pruned network: prune, judge, and prune less where that cost more accuracy than allowed."""
+"""From what was asked to one pruned network: the target, or where accuracy is limited the smallest that holds it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
-import numpy as np
-import onnx_ir as ir
+from workers.admissible import Search, Try
+from workers.judged import Drop, Pruned, fall, pruned
+from workers.prune_spec import PruneSpec, UnsupportedTarget
+from workers.pruning.methods.task import Task
+from workers.pruning.training.evaluate import Evaluation
 
-from workers.prune_spec import PruneSpec
-from workers.pruning.export.parity import parity
-from workers.pruning.export.write import write
-from workers.pruning.graph import cost, load
-from workers.pruning.graph.open_batch import close_batch, fixed_batch
-from workers.pruning.methods import METHODS, require_aim
-from workers.pruning.methods.task import Outcome, Task
-from workers.pruning.training.evaluate import Answers, Evaluation, evaluate
-from workers.pruning.types import Budget, Cost, Json, Phase
-
-MILDER_ATTEMPTS: Final = 3
-PARITY_SAMPLES: Final = 8
-_ROUNDING: Final = 1e-9  # 0.93 - 0.90 is more than 0.03 in floating point
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
-    """One pruned network as bytes, and how good it is on held-out samples."""
-
-    outcome: Outcome
-    content: bytes
-    parity: float
-    evaluation: Evaluation
-    before: Evaluation | None = None  # of the network that the method made of the upload before it pruned, if it did
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drop:
-    """How far held-out quality fell, and how far it may."""
-
-    of: str  # accuracy, or agreement with the original where there are no labels
-    found: float
-    allowed: float | None
-
-    @property
-    def held(self) -> bool:
-        """Whether the fall is within what is allowed."""
-        return self.allowed is None or self.found <= self.allowed + _ROUNDING
-
-    def to_json(self) -> dict[str, Json]:
-        """Give the figures of the report."""
-        held = None if self.allowed is None else self.held
-        return {"of": self.of, "found": self.found, "allowed": self.allowed, "held": held}
+TARGET, ACCURACY, FLOOR = "target", "accuracy", "floor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,104 +19,82 @@ class Aimed:
     drop: Drop | None
     stopped_by: str  # target, accuracy, floor
     warnings: tuple[str, ...] = ()
+    tries: tuple[Try, ...] = ()  # every network that was looked at, where accuracy is limited
 
 
 def aim(spec: PruneSpec, task: Task, before: Evaluation, metadata: dict[str, str]) -> Aimed:
-    """Prune to the target; where accuracy falls further than allowed, search for the most that may go.
+    """Prune to the target; without one, or where accuracy falls further than allowed, search for the most that may go.
 
-    The search halves the way between the target and the original three times. Each try is a whole pruning with its own
-    fine-tuning, so a job that misses takes up to four times as long. The held-out samples then choose between up to
-    four networks, which makes their figure a little too good; the report says so.
-    """
-    asked = pruned(spec, task, metadata)
-    before = asked.before or before
-    drop = fall(spec, before, asked.evaluation)
-    if drop is None:
-        unchecked = ("max_accuracy_drop was not checked: there is no accuracy to compare.",)
-        warnings = unchecked if spec.max_accuracy_drop else ()
-        return Aimed(pruned=asked, drop=None, stopped_by=_stop(asked), warnings=warnings)
-    if drop.held:
-        return Aimed(pruned=asked, drop=drop, stopped_by=_stop(asked))
-    best, best_drop = asked, drop
-    lower, upper = 0.0, 1.0
-    for number in range(1, MILDER_ATTEMPTS + 1):
-        middle = (lower + upper) / 2
-        milder = replace(
-            task,
-            budgets=tuple(relaxed(task.budgets, cost.count(task.graph), middle)),
-            latency_budgets=tuple(replace(budget, relaxed_by=middle) for budget in task.latency_budgets),
-            step_prefix=f"{task.step_prefix}milder{number}-",
-        )
-        candidate = pruned(spec, milder, metadata)
-        candidate_drop = fall(spec, before, candidate.evaluation)
-        if candidate_drop is None or not candidate_drop.held:
-            lower = middle
-            best, best_drop = (best, best_drop) if best_drop.held else (candidate, candidate_drop or best_drop)
-        else:
-            upper = middle
-            best, best_drop = candidate, candidate_drop
-    return Aimed(pruned=best, drop=best_drop, stopped_by="accuracy", warnings=(_explained(drop, best_drop),))
-
-
-def _stop(asked: Pruned) -> str:
-    """Give what ended the pruning: the target, unless the method itself stopped before it."""
-    return str(asked.outcome.facts.get("stopped_by", "target"))
-
-
-def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
-    """Run the method, write the file, and judge the file rather than the graph it came from.
+    Held-out samples decide, so they choose between a few networks, which makes the figure of the chosen one a little
+    too good; the result lists every network that was looked at.
 
     Raises:
-        LatencyNotAimedAt: the target is a latency and the method decides in rounds.
+        UnsupportedTarget: neither a target nor an accuracy that could be compared.
         PruningError: whatever a stage refuses, each by its own class.
     """
-    run = task.run
-    require_aim(spec.method, task)
-    outcome = METHODS[spec.method](task, **spec.options)
-    if outcome.pruned_task is not None:
-        task = outcome.pruned_task
-    run.report(Phase.EXPORT, 0.0)
-    final = close_batch(outcome.graph, task.uploaded)
-    content = write(final, task.uploaded, metadata)
-    run.report(Phase.VERIFY, 0.0)
-    samples = task.data.validation
-    count = fixed_batch(task.uploaded) or PARITY_SAMPLES
-    inputs = samples.batch(np.arange(count, dtype=np.int64) % len(samples))
-    difference = parity(content, final, inputs, run)
-    run.report(Phase.VERIFY, 0.3, "held-out samples")
-    evaluation = _judged(load.load(content), task)
-    before = None if outcome.pruned_task is None else _judged(task.uploaded, task)
-    return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation, before=before)
-
-
-def _judged(graph: ir.Model, task: Task) -> Evaluation:
-    return evaluate(
-        graph,
-        task.data.validation,
-        reference=task.reference if isinstance(task.reference, Answers) else task.uploaded,
-        threads=task.run.num_threads,
-        progress=lambda part: task.run.report(Phase.VERIFY, part, "held-out samples"),
+    has_target = bool(task.budgets or task.latency_budgets)
+    if not has_target:
+        _require_accuracy(spec, task)
+    if spec.max_accuracy_drop is None:
+        shipped = pruned(spec, task, metadata)
+        return Aimed(pruned=shipped, drop=fall(spec, before, shipped.evaluation), stopped_by=_stop(shipped))
+    search = Search(spec, task, before, metadata)
+    if not has_target:
+        return _smallest(search)
+    asked = search.asked()
+    if asked.drop is None:
+        unchecked = ("max_accuracy_drop was not checked: there is no accuracy to compare.",)
+        return Aimed(pruned=asked.pruned, drop=None, stopped_by=_stop(asked.pruned), warnings=unchecked)
+    if asked.drop.held:
+        return Aimed(
+            pruned=asked.pruned, drop=asked.drop, stopped_by=_stop(asked.pruned), tries=search.tries_shipping(asked)
+        )
+    best = search.run()
+    return Aimed(
+        pruned=best.pruned,
+        drop=best.drop,
+        stopped_by=ACCURACY,
+        warnings=(_explained(asked.drop, best.drop, search.num_milder),),
+        tries=search.tries_shipping(best),
     )
 
 
-def fall(spec: PruneSpec, before: Evaluation, after: Evaluation) -> Drop | None:
-    """Compare held-out accuracy; agreement stands in where there are no labels, nothing where there are no classes."""
-    if before.accuracy is not None and after.accuracy is not None:
-        return Drop(of="accuracy", found=before.accuracy - after.accuracy, allowed=spec.max_accuracy_drop)
-    if after.agreement is not None:
-        return Drop(of="agreement", found=1.0 - after.agreement, allowed=spec.max_accuracy_drop)
-    return None
+def _smallest(search: Search) -> Aimed:
+    """The smallest network within the drop, where nothing else is asked."""
+    best = search.run()
+    stopped_by = FLOOR if search.at_floor(best) else ACCURACY
+    warnings: tuple[str, ...] = ()
+    if best.drop is not None and not best.drop.held:
+        mildest = f"the mildest of {search.num_milder} falls by {best.drop.found:.4f} and is shipped."
+        warnings = (f"No network within the allowed drop was found; {mildest}",)
+    return Aimed(
+        pruned=best.pruned,
+        drop=best.drop,
+        stopped_by=stopped_by,
+        warnings=warnings,
+        tries=search.tries_shipping(best),
+    )
 
 
-def relaxed(budgets: tuple[Budget, ...], original: Cost, share: float) -> Iterator[Budget]:
-    """Move each limit by `share` of the way from the target to the cost of the original."""
-    for budget in budgets:
-        whole = float(getattr(original, budget.metric.value))
-        yield replace(budget, limit=budget.limit + share * max(0.0, whole - budget.limit))
+def _require_accuracy(spec: PruneSpec, task: Task) -> None:
+    if spec.max_accuracy_drop is None or not task.head.is_classification:
+        raise UnsupportedTarget(
+            "A job without a target needs an accuracy to hold",
+            where="target",
+            actual="no max_accuracy_drop" if spec.max_accuracy_drop is None else "an output that names no classes",
+            allowed="a target, or max_accuracy_drop with a classifier",
+            advice="Give a target, for example flops=50%.",
+        )
 
 
-def _explained(asked: Drop, shipped: Drop) -> str:
+def _stop(shipped: Pruned) -> str:
+    """Give what ended the pruning: the target, unless the method itself stopped before it."""
+    return str(shipped.outcome.facts.get("stopped_by", TARGET))
+
+
+def _explained(asked: Drop, shipped: Drop | None, num_milder: int) -> str:
     missed = f"At the target, held-out {asked.of} fell by {asked.found:.4f}; allowed were {asked.allowed:.4f}."
-    if shipped.held:
-        return f"{missed} This network was pruned less and falls by {shipped.found:.4f}; held-out data chose it."
-    return f"{missed} Even the mildest of {MILDER_ATTEMPTS} further tries falls by {shipped.found:.4f}; it is shipped."
+    if shipped is None or shipped.held:
+        found = asked.found if shipped is None else shipped.found
+        return f"{missed} This network was pruned less and falls by {found:.4f}; held-out data chose it."
+    return f"{missed} Even the mildest of {num_milder} further tries falls by {shipped.found:.4f}; it is shipped."

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.checkpoints import FileJournal
-from workers.progress import Reporter, rounds_of, weights_of
+from workers.progress import Reporter, weights_of
 from workers.protocol import PARENT_VARIABLE, PIPE_VARIABLE, LineWriter
 from workers.pruning.errors import DeviceRefused, OutOfMemory, PruningError
 from workers.pruning.types import Json, Run, Stopwatch
@@ -73,7 +73,7 @@ class Order:
 
 def perform(order: Order, emit: Emit) -> int:
     """Run one attempt inside the sandbox and give the exit status: 0 after a result, 1 after a problem."""
-    reporter = Reporter(emit=emit, clock=time.monotonic, weights=weights_of(order.spec), rounds=rounds_of(order.spec))
+    reporter = Reporter(emit=emit, clock=time.monotonic, weights=weights_of(order.spec))
     try:
         emit({"event": "sandbox", "layers": enter(order.limits, read=order.read, write=order.write)})
         result = _work(order, reporter, emit)

@@ -17,6 +17,7 @@ from workers import analysis, result
 from workers.aim import Aimed, aim
 from workers.network_files import Source, ship
 from workers.phase_times import PhaseTimes
+from workers.progress import Part
 from workers.prune_spec import LATENCY, PruneSpec, Target, budgets, latency_budgets
 from workers.pruning.allocation.budget import require_reachable
 from workers.pruning.graph import cost, head, load
@@ -76,13 +77,20 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     for number, targets in enumerate(spec.target_sets):
         prefix = f"{number}-" if len(spec.target_sets) > 1 else ""
         aimed = _aimed(task, targets, prefix)
+        part = Part(run.report, number / len(spec.target_sets), (number + 1) / len(spec.target_sets))
+        aimed = replace(aimed, run=replace(run, report=part))
         shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
         of_variant = shipped.pruned.before or before
         content = shipped.pruned.content
         files = ship(content, out / f"{prefix}pruned.onnx", apart=source.companion_sha256 is not None)
         timed = timer.time(source.content, content)
         variant = _result(aimed, targets, of_variant, shipped, timed) | files
-        variant |= {"latency": timed.comparison(), "devices": timed.devices(), "timing": times.lap()}
+        variant |= {
+            "target": _in_words(spec, targets),
+            "latency": timed.comparison(),
+            "devices": timed.devices(),
+            "timing": times.lap(),
+        }
         found = (*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *timed.warnings())
         warnings: list[Json] = list(found)
         variants.append(variant | _asked(spec, task) | {"warnings": warnings})
@@ -167,10 +175,16 @@ def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: Source, seed
     return {
         f"{METADATA_PREFIX}source_sha256": source.sha256,
         f"{METADATA_PREFIX}method": spec.method,
-        f"{METADATA_PREFIX}target": ",".join(target.text() for target in targets),
+        f"{METADATA_PREFIX}target": _in_words(spec, targets),
         f"{METADATA_PREFIX}seed": str(seed),
         f"{METADATA_PREFIX}version": VERSION,
     }
+
+
+def _in_words(spec: PruneSpec, targets: tuple[Target, ...]) -> str:
+    """The target in the short form of the API; without one it is the drop that is allowed."""
+    allowed = "" if spec.max_accuracy_drop is None else f"max_accuracy_drop={spec.max_accuracy_drop:.6g}"
+    return ",".join(target.text() for target in targets) or allowed
 
 
 def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
@@ -186,11 +200,11 @@ def _result(
     return {
         "before": result.side(cost.count(task.graph), before, latency.get("before")),
         "after": result.side(reached, shipped.pruned.evaluation, latency.get("after")),
-        "target": ",".join(target.text() for target in targets),
         "targets": list(limits),
-        "target_met": all(limit["met"] for limit in limits),
+        "target_met": all(limit["met"] for limit in limits) if limits else shipped.drop is None or shipped.drop.held,
         "stopped_by": shipped.stopped_by,
         "accuracy_drop": None if shipped.drop is None else shipped.drop.to_json(),
+        "tries": [each.to_json() for each in shipped.tries],
         "verified": task.data.kind != "synthetic",
         "layers": result.layers(task.graph, outcome.graph),
         "curve": result.curve(outcome),

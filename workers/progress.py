@@ -4,14 +4,15 @@ The engine reports the fraction of its phase. What leaves here is the fraction o
 within an attempt, and an estimate of the seconds that remain. Both come from one table of how long phases usually are
 relative to each other; the time that passed corrects it: the pace of the phase itself once it is under way, and the
 mean pace so far for the phases to come. Phases may come in any order (the original is measured before anything is cut)
-and again for each further target; one counts as done when it was left.
+and again in each pass; one counts as done when it was left. A job with several targets, or with an accuracy to hold,
+takes several passes, and says of each which part of the job it is.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from workers.pruning.types import Json, Phase
+from workers.pruning.types import Json, Phase, Report
 
 Emit = Callable[[Mapping[str, Json]], None]
 Weights = Mapping[Phase, float]
@@ -22,6 +23,7 @@ USUAL_WEIGHTS: Final[Weights] = {
     Phase.COMPENSATE: 12, Phase.FINETUNE: 55, Phase.EXPORT: 2, Phase.VERIFY: 4, Phase.MEASURE: 6,
 }  # fmt: skip
 _SETTLED: Final = 0.05  # the share of a phase after which its own pace says more than the table
+_FROM, _TO = "pass_from", "pass_to"  # metrics that say which part of the job a pass is
 _INERTIA: Final = 0.7  # how much of the last estimate stays in the next
 
 
@@ -36,10 +38,22 @@ def weights_of(spec: Mapping[str, Json]) -> dict[Phase, float]:
     return weights
 
 
-def rounds_of(spec: Mapping[str, Json]) -> int:
-    """Give how often a job goes through the phases: once per set of targets."""
-    targets = spec.get("targets")
-    return len(targets) if isinstance(targets, list) and targets else 1
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A Report of one pass through the phases, which is the part from `start` to `stop` of what it reports to."""
+
+    report: Report
+    start: float
+    stop: float
+    message: str = ""
+
+    def __call__(self, phase: Phase, fraction: float, message: str = "", **metrics: float) -> None:
+        """Report `fraction` of `phase` in this pass; passes may lie in each other."""
+        low, high = metrics.pop(_FROM, 0.0), metrics.pop(_TO, 1.0)
+        width = self.stop - self.start
+        bounds = {_FROM: self.start + width * low, _TO: self.start + width * high}
+        text = ": ".join(each for each in (self.message, message) if each)
+        self.report(phase, fraction, text, **metrics, **bounds)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,10 +63,9 @@ class Reporter:
     emit: Emit
     clock: Callable[[], float]
     weights: Weights = field(default_factory=lambda: USUAL_WEIGHTS)
-    rounds: int = 1
     interval: float = 0.5  # seconds
     _done: dict[Phase, float] = field(default_factory=dict)
-    _round: int = 0
+    _part: tuple[float, float] = (0.0, 1.0)
     _started: float | None = None
     _phase: Phase | None = None
     _phase_started: float = 0.0
@@ -63,8 +76,11 @@ class Reporter:
     def __call__(self, phase: Phase, fraction: float, message: str = "", **metrics: float) -> None:
         """Report `fraction` (0..1) of `phase`; a metric `eta_seconds` is the phase's own estimate of its rest."""
         known = metrics.pop("eta_seconds", None)
+        part = (metrics.pop(_FROM, 0.0), metrics.pop(_TO, 1.0))
         now, fraction = self.clock(), min(1.0, max(0.0, fraction))
         self._started = now if self._started is None else self._started
+        if part != self._part:
+            self._part, self._done, self._phase = part, {}, None
         entered = phase is not self._phase
         if entered:
             self._enter(phase, now)
@@ -88,13 +104,12 @@ class Reporter:
     def _enter(self, phase: Phase, now: float) -> None:
         if self._phase is not None:
             self._done[self._phase] = 1.0
-        if Phase.EXPORT in self._done and _order(phase) < _order(Phase.EXPORT) and self._round + 1 < self.rounds:
-            self._round, self._done = self._round + 1, {}
         self._phase, self._phase_started = phase, now
 
     def _share_done(self) -> float:
         done = sum(self.weights[phase] * share for phase, share in self._done.items())
-        return (self._round + done / (sum(self.weights.values()) or 1.0)) / self.rounds
+        low, high = self._part
+        return low + (high - low) * done / (sum(self.weights.values()) or 1.0)
 
     def _remaining(self, phase: Phase, fraction: float, now: float, known: float | None) -> float | None:
         elapsed = 0.0 if self._started is None else now - self._started
@@ -104,14 +119,11 @@ class Reporter:
         if known is None and fraction < _SETTLED:
             return second_per_share * (1.0 - self._overall)
         here = (now - self._phase_started) * (1.0 - fraction) / fraction if known is None else known
-        left = self.weights[phase] * (1.0 - fraction) / ((sum(self.weights.values()) or 1.0) * self.rounds)
+        width = self._part[1] - self._part[0]
+        left = self.weights[phase] * (1.0 - fraction) * width / (sum(self.weights.values()) or 1.0)
         return here + second_per_share * max(0.0, 1.0 - self._overall - left)
 
     def _smooth(self, raw: float | None, now: float) -> float | None:
         if raw is None or self._eta is None:
             return raw
         return max(0.0, _INERTIA * (self._eta - (now - self._sent)) + (1.0 - _INERTIA) * raw)
-
-
-def _order(phase: Phase) -> int:
-    return list(Phase).index(phase)

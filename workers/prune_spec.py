@@ -4,12 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from workers.pruning.errors import PruningError
 from workers.pruning.training.recipe import FinetuneSettings
 from workers.pruning.types import Budget, Cost, Json, LatencyBudget, Metric
 
 LOCAL: Final = "dev_local"  # the worker's own processor
 LATENCY: Final = "latency_ms"
 _FINETUNE_FIELDS: Final = ("steps", "epochs", "batch_size", "learning_rate", "distillation", "temperature")
+
+
+class UnsupportedTarget(PruningError):
+    """A job that says neither how small nor how good."""
+
+    code = "unsupported-target"
+    title = "The target cannot be aimed at"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,8 @@ def _devices(target_sets: Sequence[Sequence[Target]], own: str, more: Sequence[J
 
 
 def _targets(given: Json, own: str) -> tuple[Target, ...]:
+    if given is None:  # an accuracy to hold is all that is asked
+        return ()
     entries = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     return tuple(_target(entry, own) for entry in entries)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.domain.target import LOCAL, Metric, Target, Targets
@@ -12,7 +12,7 @@ from app.errors import FieldError, InvalidTarget, ValidationFailed, json_pointer
 MethodName = Literal["auto", "dynhp", "easiedge", "lcp", "magnitude", "random", "taylor"]
 METHOD_NAMES: Final[tuple[MethodName, ...]] = ("auto", "dynhp", "easiedge", "lcp", "magnitude", "random", "taylor")
 # Those that choose widths once, from scores: what a device takes can then be measured, and the choice repeated.
-LATENCY_METHODS: Final[frozenset[MethodName]] = frozenset({"auto", "magnitude", "random"})
+LATENCY_METHODS: Final[frozenset[MethodName]] = frozenset({"auto", "easiedge", "lcp", "magnitude", "random"})
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -245,7 +245,12 @@ class JobSpec(BaseModel):
     options: Annotated[MethodOptions, Field(discriminator="method")] = AutoOptions()
     preprocessing: PreprocessingOptions | None = None
     finetune: FinetuneOptions = FinetuneOptions()
-    max_accuracy_drop: float | None = Field(default=None, gt=0, le=1, description="0.03 means three points.")
+    max_accuracy_drop: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="0.03 means three points. Without a target: the smallest network that falls no further.",
+    )
     device: _Device | None = Field(
         default=None, description="Of latency targets that name none, and measured on as well."
     )
@@ -279,18 +284,34 @@ class JobSpec(BaseModel):
             raise PydanticCustomError("options_method", "options are for another method than `method` names.")
         return {**data, "options": {**options, "method": method}}
 
+    @field_validator("finetune")
+    @classmethod
+    def _trained_where_needed(cls, finetune: FinetuneOptions, info: ValidationInfo) -> FinetuneOptions:
+        if info.data.get("method") == "dynhp" and finetune.steps == 0:
+            raise PydanticCustomError(
+                "training_needed",
+                "dynhp cuts while it trains: 0 steps leave nothing to do. Leave steps out, or use another method.",
+                {"below": "steps"},
+            )
+        return finetune
+
     @model_validator(mode="after")
     def _one_question(self) -> Self:
-        if (self.target is None) == (self.targets is None):
-            raise PydanticCustomError("target_missing", "Give either target or targets, for example target=flops=50%.")
+        if self.target is not None and self.targets is not None:
+            raise PydanticCustomError("target_missing", "Give either target or targets, not both of them.")
+        if self.target is None and self.targets is None and self.max_accuracy_drop is None:
+            raise PydanticCustomError(
+                "target_missing",
+                "Give either target or targets, for example target=flops=50%, or max_accuracy_drop alone.",
+            )
         return self
 
     @property
     def target_sets(self) -> tuple[tuple[Target, ...], ...]:
-        """What each artifact must hold: one entry for `target`, several for `targets`."""
+        """What each artifact must hold: one entry for `target`, several for `targets`, an empty one without either."""
         if self.targets is not None:
             return self.targets
-        return (self.target,) if self.target is not None else ()
+        return ((),) if self.target is None else (self.target,)
 
     def device_of(self, target: Target) -> str:
         """Give the device that a latency target is about."""
@@ -326,7 +347,7 @@ def spec_refusal(entries: Sequence[Mapping[str, Any]], prefix: Sequence[str | in
     """Turn pydantic's list of errors into the service's own refusal, with JSON pointers below `prefix`."""
     errors = [
         FieldError(
-            pointer=json_pointer([*prefix, *(part for part in _without_tag(entry["loc"]))]), message=str(entry["msg"])
+            pointer=json_pointer([*prefix, *_without_tag(entry["loc"]), *_below(entry)]), message=str(entry["msg"])
         )
         for entry in entries
     ]
@@ -334,6 +355,12 @@ def spec_refusal(entries: Sequence[Mapping[str, Any]], prefix: Sequence[str | in
         return InvalidTarget(str(entries[0]["msg"]), errors=errors)
     detail = "; ".join(f"{error.pointer or '/'}: {error.message}" for error in errors[:5])
     return ValidationFailed(f"{len(errors)} field(s) of the request are wrong ({detail}).", errors=errors)
+
+
+def _below(entry: Mapping[str, Any]) -> list[str]:
+    """The field within the one that was looked at, where an error names it."""
+    below = entry.get("ctx", {}).get("below")
+    return [] if below is None else [str(below)]
 
 
 def _without_tag(location: Sequence[str | int]) -> list[str | int]:

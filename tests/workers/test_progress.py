@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.progress import USUAL_WEIGHTS, Reporter, weights_of
+from workers.progress import USUAL_WEIGHTS, Part, Reporter, weights_of
 from workers.pruning.types import Phase
 
 
@@ -53,14 +53,19 @@ def test_a_late_phase_that_comes_early_does_not_count_for_those_before_it() -> N
     assert 0.1 == pytest.approx(events[-1]["fraction"])
 
 
-def test_each_set_of_targets_is_its_share_of_the_job() -> None:
-    """With two targets, the first artifact is half the job, and the second begins there."""
+def test_each_pass_is_its_part_of_the_job() -> None:
+    """With two targets, the first artifact is half the job, and the second begins there; passes lie in each other."""
     report, _, events = reporter(score=50, export=50)
-    report.rounds = 2
-    for phase in (Phase.SCORE, Phase.EXPORT, Phase.SCORE, Phase.EXPORT):
-        report(phase, 1.0)
+    for part in (
+        Part(report, 0.0, 0.5),
+        Part(Part(report, 0.5, 1.0), 0.0, 0.5),
+        Part(Part(report, 0.5, 1.0), 0.5, 1.0),
+    ):
+        for phase in (Phase.SCORE, Phase.EXPORT):
+            part(phase, 1.0)
 
-    assert [0.25, 0.5, 0.75, 1.0] == pytest.approx([event["fraction"] for event in events])
+    assert [0.25, 0.5, 0.625, 0.75, 0.875, 1.0] == pytest.approx([event["fraction"] for event in events])
+    assert all(event["metrics"] == {} for event in events)
 
 
 def test_within_a_phase_events_keep_their_distance_and_a_new_phase_does_not_wait() -> None:

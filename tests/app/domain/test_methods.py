@@ -88,6 +88,7 @@ def test_several_artifacts_in_one_job() -> None:
         ({"webhook": "https://example.org"}, "/webhook", "Extra inputs are not permitted"),
         ({"targets": ["flops=50%"]}, "", "Give either target or targets"),
         ({"target": None}, "", "Give either target or targets"),
+        ({"method": "dynhp", "finetune": {"steps": 0}}, "/finetune/steps", "dynhp cuts while it trains"),
     ],
 )
 def test_wrong_fields_are_pointed_at(changes: dict[str, Any], pointer: str, message: str) -> None:
@@ -134,3 +135,10 @@ def test_a_request_is_frozen() -> None:
 def test_the_schema_can_be_shown() -> None:
     """The JSON schema exists and names every field: OpenAPI is made of it."""
     assert set(JobSpec.model_json_schema()["properties"]) == set(JobSpec.model_fields)
+
+
+def test_an_allowed_drop_alone_is_a_question() -> None:
+    """Without a target there is one artifact, and nothing that it must hold but the accuracy."""
+    spec = parse_spec({"model": "mdl_1", "max_accuracy_drop": 0.03})
+
+    assert spec.target_sets == ((),)
