@@ -23,7 +23,7 @@ from app.logs import configure_logging
 from app.settings import Settings
 from workers.consumer import Consumer
 from workers.sandbox import die_with_parent
-from workers.supervisor import open_supervisor
+from workers.supervisor import open_supervisor, serving
 
 _LOOK_ANYWAY: Final = timedelta(seconds=5)
 _NO_BROKER: Final = "ESPALIER_REDIS_URL is not set. Without a broker run `python -m workers.poll` instead.\n"
@@ -96,7 +96,7 @@ def _begin(**_: Any) -> None:
 
 
 def _look_by_itself(ready: Callable[[], None]) -> None:
-    with open_supervisor(settings, bell="celery", stopping=_stopping) as supervisor:
+    with open_supervisor(settings, bell="celery", stopping=_stopping) as supervisor, serving(supervisor):
         consumer = Consumer(supervisor=supervisor, stopping=_stopping)
         _consumers.append(consumer)
         ready()

@@ -6,7 +6,7 @@ from app.logs import configure_logging
 from app.settings import Settings
 from workers.consumer import Consumer
 from workers.stopping import stop_event
-from workers.supervisor import open_supervisor
+from workers.supervisor import open_supervisor, serving
 
 
 def main() -> int:
@@ -14,7 +14,7 @@ def main() -> int:
     settings = Settings()
     configure_logging(level=settings.log_level, json=settings.log_json)
     stop = stop_event()
-    with open_supervisor(settings, bell="silent", stopping=stop.is_set) as supervisor:
+    with open_supervisor(settings, bell="silent", stopping=stop.is_set) as supervisor, serving(supervisor):
         Consumer(supervisor=supervisor, stopping=stop.is_set).look_forever(settings.poll_seconds)
     return 0
 

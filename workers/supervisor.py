@@ -30,6 +30,7 @@ from workers.child import start
 from workers.clocks import asked_devices, clocks
 from workers.folders import CHECKPOINTS, COMPANION_SUFFIX, DATASET, NETWORK, SCRATCH, JobFolder, NotAPlainFile
 from workers.lease import Lease
+from workers.local_device import LocalDevice, beside
 from workers.local_timer import LocalTimer
 from workers.outcome import measurements, problem, problem_of_death, problem_of_event, shown, store_artifacts
 from workers.presence import Presence
@@ -270,3 +271,10 @@ def open_supervisor(
     finally:
         presence.gone()
         services.close()
+
+
+def serving(supervisor: Supervisor) -> contextlib.AbstractContextManager[None]:
+    """Answer what users ask of this host as a device, beside the jobs, while the block runs."""
+    timer = LocalTimer(settings=supervisor.settings, environment=supervisor.environment, clock=supervisor.clock)
+    device = LocalDevice(services=supervisor.services, timer=timer, stopping=supervisor.stopping)
+    return beside(device, supervisor.settings.poll_seconds.total_seconds())

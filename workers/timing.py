@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from workers import edge_measure
 from workers.attempt import follow_parent, line_writer, problem_of
 from workers.pruning.errors import PruningError
 from workers.pruning.graph.runtime import Session, fixed_batch, random_inputs
@@ -39,17 +40,16 @@ class Question:
     batch: int
     shapes: Mapping[str, tuple[int, ...]]  # of inputs whose axes are free, where the network has them
 
-    @classmethod
-    def of_order(cls, folder: Path, order: Mapping[str, Any]) -> "Question":
-        """Read the order that lies in a folder."""
-        asked = sum(_SECONDS_PER_LAYER if item["kind"] == "layer" else _SECONDS_PER_NETWORK for item in order["items"])
-        return cls(
-            files={item["name"]: folder / item["file"] for item in order["items"]},
-            seconds=min(_LONGEST_SECONDS, max(_LEAST_SECONDS, asked)),
-            threads=int(order["threads"]),
-            batch=int(order["batch"]),
-            shapes={name: tuple(shape) for name, shape in order["shapes"].items()},
-        )
+
+def _question(folder: Path, order: Mapping[str, Any]) -> Question:
+    asked = sum(_SECONDS_PER_LAYER if item["kind"] == "layer" else _SECONDS_PER_NETWORK for item in order["items"])
+    return Question(
+        files={item["name"]: folder / item["file"] for item in order["items"]},
+        seconds=min(_LONGEST_SECONDS, max(_LEAST_SECONDS, asked)),
+        threads=int(order["threads"]),
+        batch=int(order["batch"]),
+        shapes={name: tuple(shape) for name, shape in order["shapes"].items()},
+    )
 
 
 def answer(question: Question, *, alone: bool) -> dict[str, Json]:
@@ -70,6 +70,13 @@ def answer(question: Question, *, alone: bool) -> dict[str, Json]:
             whole = replace(one, peak_rss_bytes=tried[name]["peak_rss_bytes"], host={**one.host, "alone": alone})
             measured[name] = asdict(whole)
     return {"measurements": measured, "failures": failures}
+
+
+def exactly(folder: Path, order: Mapping[str, Any], *, alone: bool) -> dict[str, Json]:
+    """Time as a user asked: so many runs, with this provider; the answer is that of an agent."""
+    items = [{"name": item["name"], "network": str(folder / item["file"])} for item in order["items"]]
+    found: dict[str, Any] = edge_measure.measure({**order["exact"], "items": items})
+    return {**found, "host": {**found["host"], "alone": alone}}
 
 
 def _tried(path: Path, question: Question) -> dict[str, Any]:
@@ -116,7 +123,10 @@ def main() -> int:
     try:
         limits = Limits(**{**order["limits"], "required": tuple(order["limits"]["required"])})
         enter(limits, read=(), write=(folder,))
-        found = answer(Question.of_order(folder, order), alone=bool(order["alone"]))
+        alone = bool(order["alone"])
+        found = (
+            exactly(folder, order, alone=alone) if "exact" in order else answer(_question(folder, order), alone=alone)
+        )
     except Exception as error:  # noqa: BLE001  # the boundary: whatever happened becomes the answer
         traceback.print_exc()
         emit({"event": "problem", **problem_of(error)})

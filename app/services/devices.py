@@ -148,17 +148,16 @@ class Devices:
     def ask(
         self, tenant: str, device_id: str, spec: MeasurementSpec, ticket: idempotency.Ticket | None = None
     ) -> MeasurementRequestRow:
-        """Ask a device to measure a network; its agent takes it up with its next poll.
+        """Ask a device to measure a network; its agent, or a worker for `dev_local`, takes it up with its next look.
 
         Raises:
             NotFound: the tenant has no such device, artifact or model.
-            DeviceRevoked: nobody will poll for it.
-            ValidationFailed: the artifact is no network, or the device is `dev_local`.
+            ValidationFailed: the artifact is no network, or the device was revoked.
             IdempotencyConflict: the ticket has passed to another request.
         """
-        _refuse_local(device_id, "Its workers measure what their jobs make; run an agent on that machine for the rest.")
         with self.database.unit_of_work() as session:
-            _askable(queries.find(session, tenant, device_id), device_id)
+            if device_id != LOCAL:
+                _askable(queries.find(session, tenant, device_id), device_id)
             now = self.clock(session)
             expires_at = now + self.settings.device_request_ttl
             if spec.networks is None:

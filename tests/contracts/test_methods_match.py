@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from app.domain.methods import OPTIONS
-from workers.pruning.methods import METHODS
+from app.domain.methods import LATENCY_METHODS, OPTIONS
+from workers.pruning.methods import AIM_AT_LATENCY, METHODS
 
 
 def test_every_method_of_the_engine_has_options_and_no_other_has() -> None:
@@ -22,3 +22,8 @@ def test_names_and_defaults_are_equal(name: str) -> None:
     asked = {key: field.default for key, field in fields.items() if key != "method"}
 
     assert asked == taken
+
+
+def test_both_sides_know_which_methods_aim_at_a_latency() -> None:
+    """What the service accepts, the engine does; the rest is refused at the door."""
+    assert set(LATENCY_METHODS) == set(AIM_AT_LATENCY)

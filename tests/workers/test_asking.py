@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.domain.device import LOCAL
+from app.domain.device import LOCAL, MeasurementSpec
+from app.domain.record import Which
 from app.services.assembly import Services
 from app.settings import Settings
 from tests.builders import TENANT, analysed_model, spec, upload_model
@@ -18,6 +19,7 @@ from tests.workers.conftest import ON_SQLITE, quick, supervisor_of
 from tests.workers.processes import housekeeping, wait_for, worker
 from tests.workers.test_edge_agent import FOREIGN, Bench, served
 from tests.workers.test_supervisor import content_of, working
+from workers.supervisor import serving
 
 NETWORK = onnx_bytes(CHAIN)
 
@@ -57,6 +59,11 @@ def message(services: Services, job_id: str) -> str:
 def asked_of(services: Services, device: str) -> list[Any]:
     """Every request that the device was ever given."""
     return list(services.devices.requests(TENANT, device, limit=100)[0])
+
+
+def timed_here(services: Services) -> list[Any]:
+    """Every measurement of this host."""
+    return list(services.measurements.page(TENANT, Which(device=LOCAL), limit=100)[0])
 
 
 def test_a_job_waits_visibly_until_its_device_is_there(services: Services, bench: Bench) -> None:
@@ -189,7 +196,7 @@ def test_this_host_times_in_its_lane(services: Services) -> None:
     job_id = submitted(services, LOCAL)
     with working(supervisor_of(services)):
         pass
-    rows = services.jobs.measurements(TENANT, device=LOCAL, limit=10)[0]
+    rows = timed_here(services)
 
     assert state(services, job_id) == "succeeded", services.jobs.get(TENANT, job_id).problem
     assert sorted((row.kind, row.key, row.job_id) for row in rows) == [
@@ -210,7 +217,7 @@ def test_attempts_stand_still_while_another_is_timed(services: Services) -> None
         with working(supervisor_of(services)):
             timed = submitted(services, LOCAL)
             wait_for(lambda: state(services, timed) == "succeeded", 40)
-    rows = services.jobs.measurements(TENANT, device=LOCAL, limit=10)[0]
+    rows = timed_here(services)
 
     assert state(services, busy) == "succeeded"
     assert {(row.job_id, row.host["alone"]) for row in rows} == {(timed, True)}
@@ -227,3 +234,27 @@ def test_a_device_that_is_not_the_jobs_is_not_asked(services: Services, bench: B
 
     assert services.jobs.get(TENANT, job_id).problem["type"] == "internal-error"
     assert asked_of(services, bench.device) == []
+
+
+@ON_SQLITE
+def test_users_ask_this_host_as_any_device(services: Services) -> None:
+    """A worker leases what is asked of `dev_local`: a network, several in turn, one that the runtime refuses."""
+    model, foreign = upload_model(services, NETWORK), upload_model(services, FOREIGN)
+    asked = [
+        MeasurementSpec(model=model.id, repeats=7, warmup=1, profile=True),
+        MeasurementSpec(networks=({"model": model.id}, {"model": foreign.id}), repeats=8),
+        MeasurementSpec(model=foreign.id),
+    ]
+    ids = [services.devices.ask(TENANT, LOCAL, one).id for one in asked]
+    stop = threading.Event()
+    with serving(supervisor_of(services, stopping=stop.is_set)):
+        wait_for(lambda: all(services.devices.request(TENANT, LOCAL, one).finished_at for one in ids), 30)
+        stop.set()
+    found = [services.devices.request(TENANT, LOCAL, one) for one in ids]
+    single = services.devices.measurement(TENANT, found[0].measurement_id)
+
+    assert [one.state for one in found] == ["measured", "measured", "failed"], [one.problem for one in found]
+    assert (len(single.samples_ms), single.warmup, single.model_id) == (7, 1, model.id)
+    assert single.profile
+    assert single.host["alone"] is True
+    assert "Frobnicate" in found[2].problem["detail"]

@@ -133,7 +133,7 @@ def test_presence_follows_the_last_call(services: Services, clock: FakeClock) ->
 
 
 def test_the_workers_own_processor_is_the_first_device(services: Services, clock: FakeClock) -> None:
-    """dev_local is as present as the worker seen last, comes first, and cannot be revoked or asked."""
+    """dev_local is as present as the worker seen last, comes first, and cannot be revoked."""
     device = registered(services)
     assert services.devices.get(TENANT, LOCAL).state == DeviceState.NEW
     services.workers.seen("wrk", queues=["cpu"], bell="silent", job_id=None, system={"torch": "2"})
@@ -147,8 +147,24 @@ def test_the_workers_own_processor_is_the_first_device(services: Services, clock
     assert services.devices.get(TENANT, LOCAL).state == DeviceState.STALE
     with pytest.raises(ValidationFailed, match="no token"):
         services.devices.revoke(TENANT, LOCAL)
-    with pytest.raises(ValidationFailed, match="run an agent"):
-        services.devices.ask(TENANT, LOCAL, MeasurementSpec(model="mdl_1"))
+
+
+def test_the_workers_processor_is_asked_as_any_device(services: Services) -> None:
+    """A request to dev_local waits for a worker, which leases it as an agent would; of another tenant's model too."""
+    mine, theirs = upload_model(services, CONTENT), upload_model(services, b"another", tenant="other")
+    asked = [
+        services.devices.ask(TENANT, LOCAL, MeasurementSpec(model=mine.id)),
+        services.devices.ask("other", LOCAL, MeasurementSpec(model=theirs.id)),
+    ]
+    worker = DeviceRow(id=LOCAL, tenant=TENANT, name="local", token_sha256="")
+    leases = [leased(services, worker, Poll(agent=f"workerno{number}")) for number in (1, 2)]
+    for lease in leases:
+        services.device_work.fail(worker, lease.id, FailureReport(reason="load", detail="no network"))
+
+    assert [lease.sha256 for lease in leases] == [mine.sha256, theirs.sha256]
+    assert [services.devices.request(row.tenant, LOCAL, row.id).state for row in asked] == ["failed", "failed"]
+    with pytest.raises(NotFound):
+        services.devices.request(TENANT, LOCAL, asked[1].id)
 
 
 def test_a_lease_names_everything_that_is_to_be_measured(services: Services, clock: FakeClock) -> None:

@@ -149,7 +149,7 @@ def test_a_latency_target_needs_a_device_of_this_tenant(services: Services, cloc
 def test_methods_that_cannot_aim_at_a_latency_say_so(services: Services) -> None:
     """The refusal names those that can; measuring on a device is no target, and open to all."""
     model = analysed_model(services)
-    with pytest.raises(TargetUnsupported, match="auto, magnitude, random"):
+    with pytest.raises(TargetUnsupported, match="auto, easiedge, lcp, magnitude, random"):
         services.jobs.submit(TENANT, spec(model.id, target="latency=8ms", method="dynhp"))
     services.jobs.submit(TENANT, spec(model.id, measure_on=["dev_local"], method="dynhp"))
 
