@@ -1,6 +1,7 @@
 """Widths under a limit on predicted latency: score per millisecond, then exchanges that keep more score within it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from workers.pruning.types import Budget, CostModel, Grouping, Keep, LatencyLimi
 
 _EXCHANGES: Final = 200  # at most
 _CANDIDATES: Final = 12  # groups on each side of an exchange
+_PAIRED: Final = 6  # of them, that are tried two at a time
 _GAIN: Final = 1e-9  # of the score at stake; less is rounding
 
 
@@ -30,8 +32,8 @@ def allocate_timed(
 
     Source: the greedy knapsack of `rank` with milliseconds for multiply-adds. Times fall in stairs, so blocks are the
     device's steps; where those cannot reach the target they are halved until they do. Then blocks are exchanged: one
-    group gives a block, another takes one back, whenever more score stays and every limit holds, or as much stays in
-    less time. With alpha 0, which ranks by score alone, nothing is exchanged.
+    or two groups give a block, others take back what then fits, whenever more score stays and every limit holds, or as
+    much stays in less time. With alpha 0, which ranks by score alone, nothing is exchanged.
 
     Raises:
         TargetUnreachable: even the floor of all groups is predicted to be too slow, or exceeds a budget.
@@ -47,7 +49,7 @@ def allocate_timed(
     ledger = Ledger(model, budgets, limits=limits)
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
     if alpha:
-        _exchange(queues, ledger, gone)
+        _Exchange(queues, ledger, gone).run()
     mask = np.ones(grouping.num_units, np.bool_)
     for queue, blocks in zip(queues, gone, strict=True):
         mask[queue.order[: queue.units(blocks)]] = False
@@ -90,69 +92,70 @@ def _unreachable(model: CostModel, limits: Sequence[LatencyLimit], min_keep: flo
     )
 
 
-def _exchange(queues: Sequence[Queue], ledger: Ledger, gone: list[int]) -> None:
-    """Move `gone` to choices that keep more score while everything holds, one exchange at a time."""
-    for _ in range(_EXCHANGES):
-        found = _best(queues, ledger, gone)
-        if found is None:
-            return
-        giving, taking = found
-        if giving is not None:
-            ledger.remove(giving, queues[giving].size(gone[giving]))
-            gone[giving] += 1
-        ledger.remove(taking, -queues[taking].size(gone[taking] - 1))
-        gone[taking] -= 1
+class _Exchange:
+    """Blocks given and taken back, one exchange at a time, each of which keeps more score within the limits."""
 
+    def __init__(self, queues: Sequence[Queue], ledger: Ledger, gone: list[int]) -> None:
+        self._queues, self._ledger, self._gone = queues, ledger, gone
 
-def _best(queues: Sequence[Queue], ledger: Ledger, gone: Sequence[int]) -> tuple[int | None, int] | None:
-    """The exchange that keeps most score; among equals the fastest; None where none helps."""
-    takers = _takers(queues, ledger, gone)
-    best: tuple[float, float] = (0.0, 0.0)
-    chosen: tuple[int | None, int] | None = None
-    before = ledger.over_limit()
-    stake = sum(_worth(queues, taking, gone[taking] - 1) for taking in takers)
-    for giving in (None, *_givers(queues, ledger, gone)):
-        lost, size = 0.0, 0
-        if giving is not None:
-            lost, size = _worth(queues, giving, gone[giving]), queues[giving].size(gone[giving])
-            ledger.remove(giving, size)
-        for taking in takers:
-            gained = _worth(queues, taking, gone[taking] - 1) - lost
-            back = queues[taking].size(gone[taking] - 1)
-            if taking == giving or gained < -_GAIN * stake or not ledger.fits(taking, back):
-                continue
-            ledger.remove(taking, -back)
-            figures = (gained if gained > _GAIN * stake else 0.0, before - ledger.over_limit())
-            ledger.remove(taking, back)
-            if figures > max(best, (0.0, _GAIN)):
-                best, chosen = figures, (giving, taking)
-        if giving is not None:
-            ledger.remove(giving, -size)
-    return chosen
+    def run(self) -> None:
+        """Exchange until nothing helps."""
+        for _ in range(_EXCHANGES):
+            best, chosen = (0.0, _GAIN), None
+            for given in self._offers():
+                figures, taken = self._tried(given)
+                if figures > best:
+                    best, chosen = figures, (given, taken)
+            if chosen is None:
+                return
+            for group in chosen[0]:
+                self._give(group)
+            for group in chosen[1]:
+                self._take(group)
 
+    def _offers(self) -> list[tuple[int, ...]]:
+        """What might be given: nothing, one block, or two blocks of different groups; cheap ones for their time."""
+        open_ = [group for group, queue in enumerate(self._queues) if self._gone[group] < len(queue.ends)]
+        givers = sorted(open_, key=lambda group: (self._rate(group, self._gone[group]), group))[:_CANDIDATES]
+        return [(), *((group,) for group in givers), *combinations(givers[:_PAIRED], 2)]
 
-def _takers(queues: Sequence[Queue], ledger: Ledger, gone: Sequence[int]) -> list[int]:
-    """Groups that have most score to take back for the time that it costs."""
-    open_ = [group for group in range(len(queues)) if gone[group]]
+    def _tried(self, given: tuple[int, ...]) -> tuple[tuple[float, float], tuple[int, ...]]:
+        """Score and time that are won by giving these blocks and taking back what then fits, best first."""
+        before = self._ledger.over_limit()
+        gained = -sum(self._worth(group, self._gone[group]) for group in given)
+        for group in given:
+            self._give(group)
+        taken: list[int] = []
+        for group in self._takers(given):
+            while self._gone[group] and self._ledger.fits(group, self._queues[group].size(self._gone[group] - 1)):
+                gained += self._worth(group, self._gone[group] - 1)
+                taken.append(group)
+                self._take(group)
+        scale = _GAIN * sum(self._worth(group, self._gone[group]) for group in taken)
+        figures = (gained if abs(gained) > scale else 0.0, before - self._ledger.over_limit())
+        for group in reversed(taken):
+            self._give(group)
+        for group in given:
+            self._take(group)
+        return figures, tuple(taken)
 
-    def rate(group: int) -> float:
-        block = gone[group] - 1
-        price = -ledger.price(group, -queues[group].size(block))
-        return _worth(queues, group, block) / max(price, _GAIN)
+    def _takers(self, given: tuple[int, ...]) -> list[int]:
+        """Groups that have most score to take back for the time that it costs."""
+        open_ = [group for group in range(len(self._queues)) if self._gone[group] and group not in given]
+        return sorted(open_, key=lambda group: (-self._rate(group, self._gone[group] - 1), group))[:_CANDIDATES]
 
-    return sorted(open_, key=lambda group: (-rate(group), group))[:_CANDIDATES]
+    def _rate(self, group: int, block: int) -> float:
+        size = self._queues[group].size(block)
+        sign = -1 if block < self._gone[group] else 1
+        return self._worth(group, block) / max(sign * self._ledger.price(group, sign * size), _GAIN)
 
+    def _worth(self, group: int, block: int) -> float:
+        return self._queues[group].worth[block] * self._queues[group].size(block)
 
-def _givers(queues: Sequence[Queue], ledger: Ledger, gone: Sequence[int]) -> list[int]:
-    """Groups that give most time for the score that they lose."""
-    open_ = [group for group in range(len(queues)) if gone[group] < len(queues[group].ends)]
+    def _give(self, group: int) -> None:
+        self._ledger.remove(group, self._queues[group].size(self._gone[group]))
+        self._gone[group] += 1
 
-    def rate(group: int) -> float:
-        price = ledger.price(group, queues[group].size(gone[group]))
-        return _worth(queues, group, gone[group]) / max(price, _GAIN)
-
-    return sorted(open_, key=lambda group: (rate(group), group))[:_CANDIDATES]
-
-
-def _worth(queues: Sequence[Queue], group: int, block: int) -> float:
-    return queues[group].worth[block] * queues[group].size(block)
+    def _take(self, group: int) -> None:
+        self._gone[group] -= 1
+        self._ledger.remove(group, -self._queues[group].size(self._gone[group]))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from workers.pruning.errors import InvalidGraph
+from workers.pruning.errors import InvalidGraph, UnstableTiming
 from workers.pruning.measure.latency import measure
 from workers.pruning.types import Measurement, TimedNetwork
 
@@ -30,7 +30,7 @@ class LocalStopwatch:
         return dict(self.rows)
 
     def time(self, networks: Sequence[TimedNetwork]) -> Mapping[str, Measurement]:
-        """Time networks in turn with each other; a layer that the runtime does not run is left out.
+        """Time networks in turn with each other; a layer that the runtime does not run, or not in time, is left out.
 
         Raises:
             InvalidGraph: a network, rather than a layer, does not load or run.
@@ -51,10 +51,10 @@ class LocalStopwatch:
     def _layers(self, layers: Sequence[TimedNetwork]) -> dict[str, Measurement]:
         try:
             return self._measure({one.name: one.content for one in layers}, self.layer_seconds)
-        except InvalidGraph:
+        except (InvalidGraph, UnstableTiming):
             if len(layers) == 1:
                 return {}
-        middle = len(layers) // 2  # one of them does not run; the others are not to suffer for it
+        middle = len(layers) // 2  # one of them does not run, or for too long; the others are not to suffer for it
         return self._layers(layers[:middle]) | self._layers(layers[middle:])
 
     def _measure(self, contents: Mapping[str, bytes], seconds: float) -> dict[str, Measurement]:

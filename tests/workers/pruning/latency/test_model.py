@@ -1,0 +1,137 @@
+"""The latency model of simulated devices whose law is known."""
+
+import numpy as np
+import pytest
+
+from tests.workers.pruning.latency.laws import LawDevice
+from tests.workers.pruning.latency.network import parts_of
+from workers.pruning.graph.save import to_bytes
+from workers.pruning.latency.model import LatencyModel
+from workers.pruning.latency.table import Table
+from workers.pruning.surgery.cut import cut
+from workers.pruning.types import Keep, TimedNetwork
+
+
+def whole(graph, grouping, kept):
+    """A network at these widths, as a question."""
+    mask = np.zeros(grouping.num_units, np.bool_)
+    for group, width in zip(grouping.groups, kept, strict=True):
+        mask[group.start : group.start + width] = True
+    return TimedNetwork(name="whole", content=to_bytes(cut(graph, grouping, Keep(mask=mask))), kind="network")
+
+
+def learned(device):
+    """The network and its model on a device."""
+    graph, grouping, model, found = parts_of()
+    latency = LatencyModel(found, model.widths, device)
+    latency.learn()
+    return graph, grouping, model, latency
+
+
+@pytest.mark.parametrize("block", [1, 8, 16])
+def test_the_step_is_the_block_that_the_device_computes_in(block):
+    """Widths in multiples of the block waste nothing; any other width pays for the whole block."""
+    _, _, _, latency = learned(LawDevice(block=block, element_ns=0.0))
+
+    assert {"convolution": block, "pointwise convolution": block, "grouped convolution": block} == latency.steps
+
+
+@pytest.mark.parametrize("block", [4, 8, 16])
+def test_aligned_widths_that_were_never_timed_are_predicted(block):
+    """Where the law is a sum over layers, a prediction from a few rows of each layer is right within a few percent."""
+    graph, grouping, model, latency = learned(LawDevice(block=block, element_ns=0.0))
+    device = LawDevice(block=block, element_ns=0.0)
+    rng = np.random.default_rng(0)
+
+    for _ in range(5):
+        kept = [int(rng.integers(1, width // block + 1)) * block for width in model.widths]
+        (measured,) = device.time([whole(graph, grouping, kept)]).values()
+        assert latency.predict(kept) == pytest.approx(measured.p50_ms, rel=0.05)
+
+
+def test_rows_that_are_timed_are_predicted_exactly():
+    """With every row in the table the sum of layers is what the device takes."""
+    device = LawDevice(element_ns=0.0, call_ms=0.0)
+    graph, grouping, model, latency = learned(device)
+    kept = [width - 7 for width in model.widths]
+
+    latency.time(kept)
+
+    (measured,) = device.time([whole(graph, grouping, kept)]).values()
+    assert latency.predict(kept) == pytest.approx(measured.p50_ms, rel=1e-9)
+
+
+def test_whole_networks_correct_the_sum_of_layers():
+    """A device on which networks take a third more than their layers is predicted after one network."""
+    device = LawDevice(network_factor=4 / 3, element_ns=0.0)
+    graph, grouping, model, latency = learned(device)
+    (original,) = device.time([whole(graph, grouping, model.widths)]).values()
+    half = [width // 2 for width in model.widths]
+    (measured,) = device.time([whole(graph, grouping, half)]).values()
+    before = latency.predict(half) / measured.p50_ms
+
+    latency.observe("original", model.widths, original.p50_ms)
+
+    assert before < 0.8
+    assert latency.predict(half) == pytest.approx(measured.p50_ms, rel=0.05)
+
+
+def test_rows_that_are_known_are_not_asked_again():
+    """A second network with the same layers costs the device nothing."""
+    device = LawDevice()
+    learned(device)
+    asked = device.asked["layer"]
+
+    _, _, _, again = learned(device)
+
+    assert asked == device.asked["layer"] > 0
+    assert 0 == len(again.table.asked)
+    assert asked == len(again.table.reused)
+
+
+def test_a_row_that_the_device_does_not_run_is_estimated():
+    """A missing answer is no error; the row is asked once."""
+
+    class Refusing(LawDevice):
+        def time(self, networks):
+            found = super().time(networks)
+            return {
+                name: each
+                for (name, each), one in zip(found.items(), networks, strict=True)
+                if "w96x1" not in (one.key or "")
+            }
+
+    device = Refusing()
+    _, _, model, latency = learned(device)
+    before = device.asked["layer"]
+
+    latency.time(model.widths)
+
+    assert device.asked["layer"] == before
+    assert latency.predict(model.widths) > 0
+
+
+def test_layers_add_up_to_the_prediction():
+    """What the planner sums is what the model predicts."""
+    _, _, model, latency = learned(LawDevice())
+    kept = [max(1, width // 3) for width in model.widths]
+
+    assert sum(layer.ms(kept) for layer in latency.timed_layers()) == pytest.approx(latency.predict(kept))
+
+
+def test_the_reason_names_layers_and_the_price_of_a_channel():
+    """The dominant layers come first, with shares of the whole."""
+    _, _, model, latency = learned(LawDevice())
+
+    first, second, *_ = latency.dominant(model.widths)
+
+    assert {"c2", "c3"} == {first["layer"], second["layer"]}  # 3 x 3 between 48 and 64 channels: most of the work
+    assert first["ms"] >= second["ms"]
+    assert all(price > 0 for price in first["ms_per_channel"].values())
+
+
+def test_keys_that_are_not_ours_do_no_harm():
+    """Rows that another version recorded are passed over."""
+    table = Table(LawDevice(rows={"nonsense": 1.0, "Conv of something": 2.0}))
+
+    assert [] == table.rows()
