@@ -47,7 +47,12 @@ def serve(**given: Any) -> None:
 
 @main.command()
 @click.argument("network", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="MODEL")
-@click.option("--target", required=True, help="What must remain: flops=50%, macs=62M, params=1.2M; joined by commas.")
+@click.option("--target", help="What must remain: flops=50%, macs=62M, params=1.2M; joined by commas.")
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="0.03 is three points; without a target: the smallest network that falls no further.",
+)
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A .zip or .npz of samples.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The pruned ONNX.")
 @click.option(
@@ -72,7 +77,8 @@ def serve(**given: Any) -> None:
 def prune(  # noqa: PLR0913  # each option of the command is one argument
     *,
     network: Path,
-    target: str,
+    target: str | None,
+    max_accuracy_drop: float | None,
     data: Path | None,
     output: Path,
     method: str,
@@ -87,7 +93,11 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
 ) -> None:
     """Prune MODEL to a target: upload, watch, download, verify."""
     asked: dict[str, Any] = json.loads(spec.read_text()) if spec else {}
-    asked |= {"target": target, "method": method, "seed": seed}
+    asked |= {"method": method, "seed": seed}
+    aims = {"target": target, "max_accuracy_drop": max_accuracy_drop}
+    asked |= {name: aim for name, aim in aims.items() if aim is not None}
+    if not asked.keys() & {"target", "targets", "max_accuracy_drop"}:
+        raise click.UsageError("Give --target, or --max-accuracy-drop, or a spec with one of them.")
     if steps is not None:
         asked["finetune"] = {**asked.get("finetune", {}), "steps": steps}
     if round_to is not None:

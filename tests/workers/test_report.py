@@ -396,3 +396,20 @@ def test_a_browser_shows_it_without_complaint(tmp_path):
 
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "CONSOLE" not in done.stderr
+
+
+def test_an_accuracy_to_hold_says_what_was_asked_and_shows_every_try():
+    """Without a target the page states the drop that was allowed, and has a row for each network that was looked at."""
+    tries = [
+        {"kind": kind, "macs": macs, "params": macs // 10, "of": "accuracy", "fall": fell, "held": fell <= 0.05,
+         "samples": 450, "shipped": kind == "whole" and macs == 1_509_472}
+        for kind, macs, fell in (
+            ("draft", 2_000_000, 0.01), ("draft", 1_000_000, 0.2),
+            ("whole", 1_509_472, 0.0444), ("whole", 1_200_000, 0.07),
+        )
+    ]  # fmt: skip
+    text = Page(render(result() | {"targets": [], "target": "max_accuracy_drop=0.05", "tries": tries})).text
+
+    assert "Asked for the smallest network whose held-out accuracy falls by at most 5" in text
+    assert "What was tried for the accuracy" in text
+    assert text.count("draft") >= 2

@@ -5,7 +5,7 @@ A method writes what it likes under `facts`, and its own points into the curve; 
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from workers.report.drawing import Drawing
@@ -16,6 +16,7 @@ from workers.report.words import plain, spelled
 ORDERS: Final = ("step", "epoch", "round", "generation", "iteration", "samples")
 ROWS_AT_MOST: Final = 400
 CURVES_AT_MOST: Final = 6
+_TRIED: Final = ("kind", "macs", "params", "of", "fall", "held", "samples", "shipped")
 SERIES_AT_LEAST: Final = 12
 
 
@@ -40,7 +41,22 @@ def extras(variant: Facts) -> list[Extra]:
     drawings = tuple(_row_curve(key, value) for key, value in series.items())
     found = [Extra(title="What the method found", lines=lines, drawings=drawings)] if facts else []
     found += [_extra(spelled(key), value) for key, value in records.items()]
+    tries = variant.get("tries", ())
+    found += [_tried(tries)] if len(tries) > 1 else []
     return found + [_extra(spelled(name), points) for name, points in _own_points(variant).items()]
+
+
+def _tried(tries: Sequence[Facts]) -> Extra:
+    """Every network that was looked at on the way to the smallest that holds its accuracy."""
+    ordered = sorted(tries, key=lambda each: (each["macs"], each["kind"]))
+    shown = _extra("What was tried for the accuracy", [{key: one[key] for key in _TRIED} for one in ordered])
+    pictures = []
+    for kind, name in (("draft", "fall without training"), ("whole", "fall of whole prunings")):
+        points = sorted({each["macs"]: each["fall"] for each in tries if each["kind"] == kind}.items())
+        if len(points) > 1:
+            xs, ys = zip(*points, strict=True)
+            pictures.append(curve(xs, ys, x_name="MACs", y_name=name))
+    return replace(shown, drawings=tuple(pictures))
 
 
 def _own_points(variant: Facts) -> Mapping[str, list[Facts]]:

@@ -87,8 +87,23 @@ def _reached(variant: Facts) -> Iterator[str]:
             f"Asked for {target['target']}: {quantity(reached)} {METRICS.get(metric, metric)} remain{of_whole};"
             f" the limit of {quantity(target['limit'])} is {met}."
         )
+    allowed = (variant.get("accuracy_drop") or {}).get("allowed")
+    if not variant.get("targets") and allowed is not None:
+        yield _smallest(variant)
+        return
     if variant.get("stopped_by") in _STOPS:
         yield f"Less was pruned than asked for, because {_STOPS[variant['stopped_by']]}."
+
+
+def _smallest(variant: Facts) -> str:
+    """What was reached where an accuracy to hold was all that was asked."""
+    drop, left, whole = variant["accuracy_drop"], variant["after"]["macs"], variant["before"]["macs"]
+    held = "This is the smallest that was found" if drop["held"] else "None was found; this one falls least"
+    of_whole = f", {share(left / whole)} of the original" if whole else ""
+    return (
+        f"Asked for the smallest network whose held-out {drop['of']} falls by at most"
+        f" {points(drop['allowed']).removeprefix('+')}. {held}: {quantity(left)} {METRICS['macs']} remain{of_whole}."
+    )
 
 
 def _quality(variant: Facts) -> str:
