@@ -13,6 +13,7 @@ ServiceError
     DatasetDeleted              410  the dataset went while its job waited
     EmptyUpload                 422  a body without bytes
     UnsupportedFormat           415  not a format that the service takes (pickles among them)
+    FormatUnavailable           501  the format needs a package that was not installed here
     UploadTooLarge              413  above the configured limit
     UploadIncomplete            400  fewer or more bytes than announced
     DigestMismatch              400  the bytes are not those whose digest the client sent
@@ -180,6 +181,14 @@ class UnsupportedFormat(ServiceError):
     code = "unsupported-format"
     title = "This file format is not accepted"
     status = 415
+
+
+class FormatUnavailable(ServiceError):
+    """The format needs a package that was not installed with the service."""
+
+    code = "format-unavailable"
+    title = "This service cannot give or take that format"
+    status = 501
 
 
 class UploadTooLarge(ServiceError):

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     max_model_bytes: int = Field(2 * GIB, gt=0, description="Largest model file, in bytes.")
     max_external_data_bytes: int = Field(8 * GIB, gt=0, description="Largest file of external weights, in bytes.")
     max_dataset_bytes: int = Field(8 * GIB, gt=0, description="Largest dataset file, in bytes.")
+    max_import_bytes: int = Field(16 * MIB, gt=0, description="Largest export of measurements to import, in bytes.")
     max_spec_bytes: int = Field(1 * MIB, gt=0, description="Largest JSON body or `spec` part, in bytes.")
     min_free_bytes: int = Field(
         256 * MIB, ge=0, description="Free space on the store's file system below which uploads answer 507, in bytes."

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from app.api import documents, schemas
+from app.api import device_schemas, documents, schemas
 from app.api.deps import (
     Caller,
     CallerDep,
@@ -41,7 +41,7 @@ def _device_id(text: str) -> str:
     response_model=None,
     status_code=201,
     responses={
-        201: answer(schemas.RegisteredDevice, "Registered; the token is shown this once.", headers=["Location"]),
+        201: answer(device_schemas.RegisteredDevice, "Registered; the token is shown this once.", headers=["Location"]),
         **problems(400, 409, 413, 415),
     },
     openapi_extra=json_body(DeviceSpec),
@@ -80,7 +80,10 @@ def _created(body: str, device_id: str, kept_body: str | None = None) -> Answer:
     "",
     operation_id="list_devices",
     response_model=None,
-    responses={200: answer(schemas.Page[schemas.Device], "`dev_local`, then devices, newest first."), **problems()},
+    responses={
+        200: answer(schemas.Page[device_schemas.Device], "`dev_local`, then devices, newest first."),
+        **problems(),
+    },
 )
 async def list_devices(parts: PartsDep, caller: CallerDep, query: PageDep) -> Response:
     """List devices: `dev_local`, the workers' own processor, then the others, newest first."""
@@ -93,7 +96,7 @@ async def list_devices(parts: PartsDep, caller: CallerDep, query: PageDep) -> Re
     "/{device_id}",
     operation_id="get_device",
     response_model=None,
-    responses={200: answer(schemas.Device, "The device."), **problems(404)},
+    responses={200: answer(device_schemas.Device, "The device."), **problems(404)},
 )
 async def get_device(device_id: str, parts: PartsDep, caller: CallerDep, _query: NoQueryDep) -> Response:
     """Give a device: what its agent reported, and whether it is online, stale or gone."""
@@ -121,7 +124,9 @@ async def revoke_device(device_id: str, parts: PartsDep, caller: CallerDep, _que
     response_model=None,
     status_code=202,
     responses={
-        202: answer(schemas.MeasurementRequest, "Asked; the agent takes it up.", headers=["Location", "Retry-After"]),
+        202: answer(
+            device_schemas.MeasurementRequest, "Asked; the agent takes it up.", headers=["Location", "Retry-After"]
+        ),
         **problems(400, 404, 409, 413, 415),
     },
     openapi_extra=json_body(MeasurementSpec),
@@ -157,7 +162,7 @@ def _recover(parts: Parts, caller: Caller, device_id: str, request_id: str) -> A
     operation_id="list_measurement_requests",
     response_model=None,
     responses={
-        200: answer(schemas.Page[schemas.MeasurementRequest], "What was asked of it, newest first."),
+        200: answer(schemas.Page[device_schemas.MeasurementRequest], "What was asked of it, newest first."),
         **problems(404),
     },
 )
@@ -174,7 +179,7 @@ async def list_measurement_requests(device_id: str, parts: PartsDep, caller: Cal
     "/{device_id}/measurements/{request_id}",
     operation_id="get_measurement_request",
     response_model=None,
-    responses={200: answer(schemas.MeasurementRequest, "How far it is."), **problems(404)},
+    responses={200: answer(device_schemas.MeasurementRequest, "How far it is."), **problems(404)},
 )
 async def get_measurement_request(
     device_id: str, request_id: str, parts: PartsDep, caller: CallerDep, _query: NoQueryDep
@@ -189,7 +194,7 @@ async def get_measurement_request(
     operation_id="cancel_measurement_request",
     response_model=None,
     status_code=202,
-    responses={202: answer(schemas.MeasurementRequest, "Cancelled, or ended before."), **problems(404)},
+    responses={202: answer(device_schemas.MeasurementRequest, "Cancelled, or ended before."), **problems(404)},
 )
 async def cancel_measurement_request(
     device_id: str, request_id: str, parts: PartsDep, caller: CallerDep, _query: NoQueryDep

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from app.api import documents, schemas
+from app.api import device_schemas, documents
 from app.api.content import send_content
 from app.api.deps import AgentDep, NoQueryDep, PartsDep, known_id
 from app.api.measurement_requests import read_body, request_document
@@ -53,7 +53,7 @@ def _own(device: DeviceRow, device_id: str) -> None:
     operation_id="lease_measurement",
     response_model=None,
     responses={
-        200: answer(schemas.Lease, "Something to measure."),
+        200: answer(device_schemas.Lease, "Something to measure."),
         204: bare("Nothing to do."),
         **problems(400, 401, 404, 413, 415),
     },
@@ -85,7 +85,7 @@ async def lease_measurement(
     "/{device_id}/leases/{lease_id}/renew",
     operation_id="renew_lease",
     response_model=None,
-    responses={200: answer(schemas.LeaseTime, "Still held."), **problems(401, 404, 409)},
+    responses={200: answer(device_schemas.LeaseTime, "Still held."), **problems(401, 404, 409)},
     openapi_extra=by_device(),
 )
 async def renew_lease(device_id: str, lease_id: str, parts: PartsDep, device: AgentDep, _query: NoQueryDep) -> Response:
@@ -138,7 +138,7 @@ async def get_leased_content(  # each part of the request is one argument
     operation_id="report_results",
     response_model=None,
     responses={
-        200: answer(schemas.MeasurementRequest, "Recorded, once."),
+        200: answer(device_schemas.MeasurementRequest, "Recorded, once."),
         **problems(400, 401, 404, 409, 413, 415),
     },
     openapi_extra={**json_body(BatchReport), **by_device()},
@@ -158,7 +158,7 @@ async def report_results(
     operation_id="report_failure",
     response_model=None,
     responses={
-        200: answer(schemas.MeasurementRequest, "Noted."),
+        200: answer(device_schemas.MeasurementRequest, "Noted."),
         **problems(400, 401, 404, 409, 413, 415),
     },
     openapi_extra={**json_body(FailureReport), **by_device()},

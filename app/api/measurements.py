@@ -1,10 +1,6 @@
-"""/v1/measurements: how fast networks ran, with every sample and the host that ran them."""
+"""/v1/measurements: how fast networks ran, with every sample and the host that ran them; exported and imported."""
 
-import csv
-import io
-import itertools
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -13,63 +9,71 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from app.api import documents, schemas
+from app.api import device_schemas, documents, measurement_files, schemas
 from app.api.deps import ID, AgentDep, CallerDep, NoQueryDep, Parts, PartsDep, known_id, page_limit
 from app.api.json_body import read_json
 from app.api.openapi import answer, bare, by_device, json_body, problems, reference
-from app.api.receive import take_json
+from app.api.receive import content_type, take_bytes, take_json
 from app.domain.device import LatencyReport, read
+from app.domain.record import Which
+from app.services import parquet
 
 router = APIRouter(prefix="/v1/measurements", tags=["measurements"])
 
 
 _EXPORT_PAGE: Final = 50  # measurements that are held at once while many are exported
-_MEDIA_TYPES: Final = {"json": "application/json", "csv": "text/csv"}
-_COLUMNS: Final = tuple(schemas.Measurement.model_fields)
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 
 
-class WhichQuery(BaseModel):
-    """Which measurements."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    artifact: str | None = Field(default=None, pattern=ID, description="Only of this artifact.")
-    model: str | None = Field(default=None, pattern=ID, description="Only of this uploaded model.")
-    device: str | None = Field(default=None, pattern=r"^dev_[0-9a-z_]{1,36}$", description="Only on this device.")
-
-
-class ExportQuery(WhichQuery):
+class ExportQuery(Which):
     """Which measurements, and in which form."""
 
-    format: Literal["json", "csv"] = Field(default="json", description="csv: samples and host are JSON in their cells.")
+    format: Literal["json", "csv", "parquet"] = Field(
+        default="json", description="csv: lists and objects are JSON in their cells; parquet: lists are lists."
+    )
+
+    def which(self) -> Which:
+        """Which measurements."""
+        return Which(**self.model_dump(include=set(Which.model_fields)))
 
 
-class MeasurementsQuery(WhichQuery):
+class MeasurementsQuery(Which):
     """Which measurements, and how many."""
 
     limit: int | None = Field(default=None, ge=1, description="Entries wanted; capped by the service.")
     after: str | None = Field(default=None, pattern=ID, description="`last_id` of the page before.")
+
+    def which(self) -> Which:
+        """Which measurements."""
+        return Which(**self.model_dump(include=set(Which.model_fields)))
+
+
+class ImportQuery(BaseModel):
+    """Where an export is from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str | None = Field(default=None, min_length=1, max_length=255, description="What you call its origin.")
+    device: str | None = Field(
+        default=None,
+        pattern=r"^dev_[0-9a-z_]{1,36}$",
+        description="Your device on which they count as measured; left out, they keep their own device's name.",
+    )
 
 
 @router.get(
     "",
     operation_id="list_measurements",
     response_model=None,
-    responses={200: answer(schemas.Page[schemas.Measurement], "Measurements, newest first."), **problems()},
+    responses={200: answer(schemas.Page[device_schemas.Measurement], "Measurements, newest first."), **problems()},
 )
 async def list_measurements(
     parts: PartsDep, caller: CallerDep, query: Annotated[MeasurementsQuery, Query()]
 ) -> Response:
     """List measured latencies, newest first."""
-    rows, more = await run_in_threadpool(
-        parts.services.jobs.measurements,
-        caller.tenant,
-        artifact_id=query.artifact,
-        model_id=query.model,
-        device=query.device,
-        limit=page_limit(query.limit, parts.services.settings),
-        after=query.after,
-    )
+    limit = page_limit(query.limit, parts.services.settings)
+    page = parts.services.measurements.page
+    rows, more = await run_in_threadpool(page, caller.tenant, query.which(), limit=limit, after=query.after)
     return JSONResponse(documents.page([documents.measurement(row) for row in rows], has_more=more))
 
 
@@ -79,8 +83,8 @@ async def list_measurements(
     response_model=None,
     status_code=201,
     responses={
-        200: answer(schemas.Measurement, "It was recorded before.", headers=["Location"]),
-        201: answer(schemas.Measurement, "Recorded.", headers=["Location"]),
+        200: answer(device_schemas.Measurement, "It was recorded before.", headers=["Location"]),
+        201: answer(device_schemas.Measurement, "Recorded.", headers=["Location"]),
         **problems(400, 401, 409, 413, 415),
     },
     openapi_extra={**json_body(LatencyReport), **by_device()},
@@ -103,77 +107,82 @@ async def record_measurement(request: Request, parts: PartsDep, device: AgentDep
         200: bare(
             "All of them, newest first.",
             content={
-                "application/json": {"schema": {"type": "array", "items": reference(schemas.Measurement)}},
+                "application/json": {"schema": {"type": "array", "items": reference(device_schemas.Measurement)}},
                 "text/csv": {"schema": {"type": "string"}},
+                "application/vnd.apache.parquet": _BINARY,
             },
         ),
-        **problems(),
+        **problems(501),
     },
 )
 async def export_measurements(
     parts: PartsDep, caller: CallerDep, query: Annotated[ExportQuery, Query()]
 ) -> StreamingResponse:
-    """Export every measurement that matches, samples and host included, as a JSON array or as CSV."""
-    pages = _pages(parts, caller.tenant, query)
-    first: list[Any] = await run_in_threadpool(
-        next, pages, []
-    )  # a database that is away is told before the answer begins
-    write: dict[str, Callable[[list[Any], Iterator[list[Any]]], Iterator[str]]] = {"json": _as_json, "csv": _as_csv}
+    """Export every measurement that matches, samples and host included: a JSON array, CSV, or Parquet."""
+    if query.format == "parquet":
+        parquet.require()
+    pages = _pages(parts, caller.tenant, query.which())
+    # The first page is read before the answer begins, so that a database that is away can still be told.
+    first: Sequence[Mapping[str, Any]] = await run_in_threadpool(next, pages, [])
+    whole = measurement_files.first_then(first, pages)
     headers = {"Content-Disposition": f'attachment; filename="measurements.{query.format}"'}
-    body = write[query.format](first, pages)
-    return StreamingResponse(body, media_type=_MEDIA_TYPES[query.format], headers=headers)
+    body: Iterator[str] | Iterator[bytes]
+    if query.format == "parquet":
+        body = measurement_files.as_parquet(whole)
+    else:
+        body = {"json": measurement_files.as_json, "csv": measurement_files.as_csv}[query.format](whole)
+    return StreamingResponse(body, media_type=measurement_files.MEDIA_TYPES[query.format], headers=headers)
 
 
-def _pages(parts: Parts, tenant: str, query: ExportQuery) -> Iterator[list[Any]]:
+def _pages(parts: Parts, tenant: str, which: Which) -> measurement_files.Pages:
     """The matching measurements as documents, some at a time."""
     after, more = None, True
     while more:
-        rows, more = parts.services.jobs.measurements(
-            tenant,
-            artifact_id=query.artifact,
-            model_id=query.model,
-            device=query.device,
-            limit=_EXPORT_PAGE,
-            after=after,
-        )
+        rows, more = parts.services.measurements.page(tenant, which, limit=_EXPORT_PAGE, after=after)
         after = rows[-1].id if rows else None
         yield [documents.measurement(row) for row in rows]
 
 
-def _as_json(first: list[Any], pages: Iterator[list[Any]]) -> Iterator[str]:
-    yield "["
-    separator = ""
-    for page in itertools.chain([first], pages):
-        for each in page:
-            yield separator + documents.text(each)
-            separator = ","
-    yield "]"
+@router.post(
+    "/import",
+    operation_id="import_measurements",
+    response_model=None,
+    responses={
+        200: answer(device_schemas.Import, "In the record; what was there before stays single."),
+        **problems(400, 404, 413, 415, 501),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"type": "array", "items": reference(device_schemas.Measurement)}},
+                "text/csv": {"schema": {"type": "string"}},
+                "application/vnd.apache.parquet": _BINARY,
+            },
+        }
+    },
+)
+async def import_measurements(
+    request: Request, parts: PartsDep, caller: CallerDep, query: Annotated[ImportQuery, Query()]
+) -> Response:
+    """Import an export of this or another service: all of it or nothing, each measurement once."""
+    most = parts.services.settings.max_import_bytes
+    content = await take_bytes(request, max_bytes=most, what="export", setting="ESPALIER_MAX_IMPORT_BYTES")
 
+    def work() -> documents.Json:
+        records = measurement_files.read_export(content, content_type(request))
+        take_in = parts.services.measurements.take_in
+        done = take_in(caller.tenant, records, name=query.source, device=query.device)
+        return {"imported": len(done.ids), "known": done.known, "measurements": list(done.ids)}
 
-def _as_csv(first: list[Any], pages: Iterator[list[Any]]) -> Iterator[str]:
-    held = io.StringIO()
-    writer = csv.writer(held)
-    writer.writerow(_COLUMNS)
-    for page in itertools.chain([first], pages):
-        for each in page:
-            writer.writerow([_cell(each.get(column)) for column in _COLUMNS])
-        yield held.getvalue()
-        held.seek(0)
-        held.truncate()
-
-
-def _cell(value: object) -> object:
-    """A cell: lists and objects as JSON; a text that a spreadsheet would run as a formula is quoted."""
-    if isinstance(value, dict | list | tuple):
-        return json.dumps(value)
-    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@"} else value
+    return JSONResponse(await run_in_threadpool(work))
 
 
 @router.get(
     "/{measurement_id}",
     operation_id="get_measurement",
     response_model=None,
-    responses={200: answer(schemas.Measurement, "The measurement."), **problems(404)},
+    responses={200: answer(device_schemas.Measurement, "The measurement."), **problems(404)},
 )
 async def get_measurement(measurement_id: str, parts: PartsDep, caller: CallerDep, _query: NoQueryDep) -> Response:
     """Give one measurement."""

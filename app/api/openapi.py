@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.api import schemas
+from app.api import device_schemas, schemas
 from app.api.error_handlers import MEDIA_TYPE
 from app.domain import batch, device
 from app.domain.methods import JobSpec
@@ -31,7 +31,7 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
     schemas.Job,
     schemas.Event,
     schemas.Artifact,
-    schemas.Measurement,
+    device_schemas.Measurement,
     schemas.Estimate,
     schemas.Readiness,
     schemas.Liveness,
@@ -40,14 +40,15 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
     schemas.Page[schemas.Job],
     schemas.Page[schemas.Event],
     schemas.Page[schemas.Artifact],
-    schemas.Page[schemas.Measurement],
-    schemas.Device,
-    schemas.RegisteredDevice,
-    schemas.MeasurementRequest,
-    schemas.Lease,
-    schemas.LeaseTime,
-    schemas.Page[schemas.Device],
-    schemas.Page[schemas.MeasurementRequest],
+    schemas.Page[device_schemas.Measurement],
+    device_schemas.Device,
+    device_schemas.RegisteredDevice,
+    device_schemas.MeasurementRequest,
+    device_schemas.Lease,
+    device_schemas.LeaseTime,
+    schemas.Page[device_schemas.Device],
+    schemas.Page[device_schemas.MeasurementRequest],
+    device_schemas.Import,
 )
 _REQUESTS: Final[tuple[type[BaseModel], ...]] = (
     JobSpec,

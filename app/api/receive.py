@@ -216,6 +216,15 @@ async def take_json(request: Request, *, max_bytes: int) -> bytes:
     found = content_type(request)
     if found not in {"", "application/json"} and not found.endswith("+json"):
         raise UnsupportedFormat(f"The body is announced as {found[:80]!r}; allowed is application/json.")
+    return await take_bytes(request, max_bytes=max_bytes, what="JSON body", setting="ESPALIER_MAX_SPEC_BYTES")
+
+
+async def take_bytes(request: Request, *, max_bytes: int, what: str, setting: str) -> bytes:
+    """The body of a request, counted while it is read.
+
+    Raises:
+        UploadTooLarge: it is longer than allowed.
+    """
     held = bytearray()
     if (_content_length(request) or 0) <= max_bytes:
         async for chunk in request.stream():
@@ -224,4 +233,4 @@ async def take_json(request: Request, *, max_bytes: int) -> bytes:
                 break
         else:
             return bytes(held)
-    raise UploadTooLarge(f"The JSON body has more than {max_bytes} bytes.", advice="ESPALIER_MAX_SPEC_BYTES limits it.")
+    raise UploadTooLarge(f"The {what} has more than {max_bytes} bytes.", advice=f"{setting} limits it.")

@@ -1,4 +1,4 @@
-"""Queries about what jobs made: artifacts, checkpoints, measurements, and which content is still named by a row."""
+"""Queries about what jobs made: artifacts, checkpoints, and which content is still named by a row."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,6 @@ from app.db.tables import (
     DatasetRow,
     MeasurementItemRow,
     MeasurementRequestRow,
-    MeasurementRow,
     NetworkRow,
     StatisticsRow,
 )
@@ -27,30 +26,6 @@ def of_job(session: Session, tenant: str, job_id: str) -> Sequence[ArtifactRow]:
     """Give the artifacts of a job, in the order in which they were made."""
     query = select(ArtifactRow).where(ArtifactRow.tenant == tenant, ArtifactRow.job_id == job_id)
     return session.scalars(query.order_by(ArtifactRow.id)).all()
-
-
-def measurements(
-    session: Session,
-    tenant: str,
-    *,
-    artifact_id: str | None,
-    model_id: str | None,
-    device: str | None,
-    limit: int,
-    after: str | None,
-) -> Sequence[MeasurementRow]:
-    """Give measurements, newest first, of an artifact, a model or a device where named."""
-    query = select(MeasurementRow).where(MeasurementRow.tenant == tenant)
-    for column, wanted in (
-        (MeasurementRow.artifact_id, artifact_id),
-        (MeasurementRow.model_id, model_id),
-        (MeasurementRow.device, device),
-    ):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    if after is not None:
-        query = query.where(MeasurementRow.id < after)
-    return session.scalars(query.order_by(MeasurementRow.id.desc()).limit(limit)).all()
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[CheckpointRow]:

@@ -12,6 +12,7 @@ from app.services.garbage import Garbage
 from app.services.idempotency import Idempotency
 from app.services.inputs import Inputs
 from app.services.jobs import Jobs
+from app.services.measurements import Measurements
 from app.services.outbox import Outbox
 from app.services.timings import Timings
 from app.services.uploads import Uploads
@@ -39,6 +40,7 @@ class Services:
     garbage: Garbage
     devices: Devices
     device_work: DeviceWork
+    measurements: Measurements
     timings: Timings
 
     @classmethod
@@ -65,6 +67,7 @@ class Services:
             devices=devices,
             timings=Timings(database=database, clock=now, devices=devices),
             device_work=DeviceWork(database=database, settings=settings, clock=now),
+            measurements=Measurements(database=database, settings=settings, clock=now),
         )
 
     def close(self) -> None:

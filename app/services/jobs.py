@@ -14,7 +14,7 @@ from app.db import artifacts as artifact_queries
 from app.db import jobs as queries
 from app.db import outbox as outbox_queries
 from app.db.session import Clock, Database
-from app.db.tables import ArtifactRow, JobEventRow, JobRow, MeasurementRow, OutboxRow
+from app.db.tables import ArtifactRow, JobEventRow, JobRow, OutboxRow
 from app.domain import plan
 from app.domain.job import TERMINAL, InputState, JobKind, JobState
 from app.domain.methods import JobSpec
@@ -219,30 +219,6 @@ class Jobs:
         if row is None:
             raise NotFound(f"There is no artifact {artifact_id[:40]}.")
         return row
-
-    def measurements(
-        self,
-        tenant: str,
-        *,
-        artifact_id: str | None = None,
-        model_id: str | None = None,
-        device: str | None = None,
-        limit: int,
-        after: str | None = None,
-    ) -> tuple[Sequence[MeasurementRow], bool]:
-        """Give measured latencies, newest first, and whether there are more."""
-        size = self._size(limit)
-        with self.database.read_only() as session:
-            rows = artifact_queries.measurements(
-                session,
-                tenant,
-                artifact_id=artifact_id,
-                model_id=model_id,
-                device=device,
-                limit=size + 1,
-                after=after,
-            )
-        return rows[:size], len(rows) > size
 
     def _size(self, limit: int) -> int:
         return max(1, min(limit, self.settings.page_limit))

@@ -20,6 +20,7 @@ import pytest
 from app.client import Client
 from app.domain.batch import BatchItem, BatchSpec
 from app.domain.device import DeviceSpec, MeasurementSpec
+from app.domain.record import Which
 from app.main import create_app
 from app.services.assembly import Services
 from app.settings import Settings
@@ -99,7 +100,7 @@ class Bench:
 
     def measured(self) -> list[Any]:
         """Every measurement of this device."""
-        return list(self.services.jobs.measurements(TENANT, device=self.device, limit=100)[0])
+        return list(self.services.measurements.page(TENANT, Which(device=self.device), limit=100)[0])
 
     def command(self, url: str, *more: str) -> tuple[str, ...]:
         """The agent's arguments."""
@@ -496,7 +497,8 @@ def _all_measurements(services: Services, device: str) -> list[str]:
     found: list[str] = []
     more = True
     while more:
-        rows, more = services.jobs.measurements(TENANT, device=device, limit=100, after=found[-1] if found else None)
+        after = found[-1] if found else None
+        rows, more = services.measurements.page(TENANT, Which(device=device), limit=100, after=after)
         found += [row.id for row in rows]
     return found
 

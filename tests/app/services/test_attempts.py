@@ -8,6 +8,7 @@ import pytest
 
 from app.db.session import Database
 from app.domain.job import JobKind, JobState, Phase
+from app.domain.record import Which
 from app.errors import BlobCorrupt, BlobMissing, LeaseLost
 from app.ids import Digest
 from app.services.assembly import Services
@@ -292,8 +293,8 @@ def test_a_finished_job_shows_everything_at_once(services: Services) -> None:
     ]
     assert (ended.fraction, ended.lease_owner, ended.problem) == (1.0, None, None)
     assert ended.finished_at is not None
-    (after,), _ = services.jobs.measurements(TENANT, artifact_id=kept.id, limit=10)
-    (before,), _ = services.jobs.measurements(TENANT, model_id=row.model_id, limit=10)
+    (after,), _ = services.measurements.page(TENANT, Which(artifact=kept.id), limit=10)
+    (before,), _ = services.measurements.page(TENANT, Which(model=row.model_id), limit=10)
     assert (after.p50_ms, before.p50_ms, before.samples_ms) == (2.0, 4.0, [2.0, 1.0, 3.0])
 
 
