@@ -351,7 +351,7 @@ def test_what_was_not_leased_or_cannot_be_is_refused(
         ({"load_ms": -5.0}, "/load_ms"),
         ({"host": {}}, "/host"),
         ({"host": {"cpu": "x", "os": "y", "heat": float("inf")}}, "/host"),
-        ({"host": {"cpu": "", "os": "Linux"}}, ""),
+        ({"host": {"cpu": "", "os": "Linux"}}, "/host"),
         ({"p50_ms": 1.0}, "/p50_ms"),
     ],
 )
