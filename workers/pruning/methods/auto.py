@@ -105,7 +105,7 @@ def _facts(task: Task, found: Statistics, outcome: Outcome) -> list[Json]:
                 "group": group.id,
                 "kept": int((~gone).sum()),
                 "of": group.width,
-                "predicted_divergence": float(found.scores.values[group.start : group.stop][gone].sum()),
+                "score_removed": float(found.scores.values[group.start : group.stop][gone].sum()),
                 "gain_removed": float(found.gain[group.start : group.stop][gone].sum()),
             }
         )

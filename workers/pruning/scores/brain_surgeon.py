@@ -51,7 +51,7 @@ def brain_surgeon(
     head: Head | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Damage:
-    """Score each unit by the damage that its removal adds at its turn, in nats, everything that reads it refitted.
+    """Score each unit by the damage that its removal adds at its turn, in nats, what reads it refitted.
 
     Source: derivation on Hassibi & Stork 1992 (see `elimination`). A layer that reads units has outputs y = W u. Its
     Fisher-weighted error 1/2 sum_o f_o E dy_o^2 is the divergence of the answers to second order if errors at different
@@ -62,9 +62,11 @@ def brain_surgeon(
     Groups are brought to the scale of the information gain by kappa, the ratio of their units' summed gain to their
     summed error without refitting; it is near 1 where rho has said everything.
     Each group is eliminated to the end on its own, so that one run serves every target; within a group increments never
-    fall (`nondecreasing`). Units whose readers see a constant cost nothing. A group that a node reads which is no
-    matrix, or whose moments do not fit, gets its information gain times the median ratio of the others' damage to gain.
-    No labels enter.
+    fall (`nondecreasing`). Units whose readers see a constant cost nothing. What the k-th removal of a group is worth
+    is the geometric mean of its increment and of the k-th smallest gain: the increment knows what refitting saves but
+    not how errors of successive layers meet, the gain knows the whole network but no refitting (docs/methods/auto.md).
+    A group that a node reads which is no matrix, or whose moments do not fit, gets its information gain times the
+    median ratio of the others' worth to gain. No labels enter.
 
     Shapes: values (num_units,). Units: nats per sample.
 
@@ -277,11 +279,13 @@ class _Surgeon:
                 plain += _error(solved, number, own)
                 dead &= _is_constant(solved, number, own)
         curve = eliminate(regressions, group.width)
-        kappa = _kappa(self.gain[group.start : group.stop], plain)
+        gain = self.gain[group.start : group.stop]
+        kappa = _kappa(gain, plain)
         increments = np.where(dead[curve.order], 0.0, curve.increments)
         first = np.argsort(~dead[curve.order], kind="stable")  # dead units go first, the others in their order
         damage = np.empty(group.width)
-        damage[curve.order[first]] = kappa * _in_order(nondecreasing(increments[first]))
+        increments = kappa * nondecreasing(increments[first])
+        damage[curve.order[first]] = _in_order(np.sqrt(increments * np.sort(gain)))
         return damage, kappa
 
     def _solve(self, name: str) -> _Solved:
