@@ -111,10 +111,13 @@ def _work(order: Order, reporter: Reporter, emit: Emit) -> dict[str, Json]:
 
 
 def _stopwatches(order: Order, journal: FileJournal, emit: Emit) -> dict[str, Stopwatch]:
-    """Give the devices that the service lets this attempt ask."""
+    """Give the devices that the service lets this attempt ask; without a service, this process itself."""
     folder = order.folder
     if folder is None:
-        return {}
+        from workers.pruning.measure.stopwatch import LocalStopwatch  # noqa: PLC0415  # as late as the engine
+
+        how = order.spec.get("measure") or {}
+        return {"dev_local": LocalStopwatch(threads=how.get("threads") or 1, batch=how.get("batch") or 1)}
     return {
         clock["device"]: ServiceStopwatch(
             device=clock["device"],

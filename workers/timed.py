@@ -15,8 +15,8 @@ from workers import result
 from workers.prune_spec import LOCAL, PruneSpec
 from workers.pruning.errors import DeviceGone, DeviceRefused, PruningError, UnstableTiming
 from workers.pruning.graph import load
-from workers.pruning.measure.latency import measure
 from workers.pruning.measure.stats import Comparison, compare, median, unstable
+from workers.pruning.measure.stopwatch import LocalStopwatch
 from workers.pruning.methods.task import Task
 from workers.pruning.types import Json, Measurement, Phase, Stopwatch, TimedNetwork
 from workers.stopwatch import ServiceStopwatch
@@ -105,17 +105,16 @@ class Timer:
     def _pair(self, device: str, contents: Mapping[str, bytes]) -> Pair | PruningError:
         networks = [TimedNetwork(name=name, content=content, kind="network") for name, content in contents.items()]
         stopwatch = self.task.run.stopwatches.get(device)
+        if stopwatch is None and device != LOCAL:
+            return DeviceGone(f"{device} cannot be asked without a service", where=device)
         try:
-            if stopwatch is None:
-                report = self.task.run.report
-                return measure(contents, shapes=self._shapes(), progress=lambda part: report(Phase.MEASURE, part))
-            return self._shaped(stopwatch).time(networks)
+            return self._shaped(stopwatch or LocalStopwatch()).time(networks)
         except (UnstableTiming, DeviceGone, DeviceRefused) as error:
             return error
 
     def _shaped(self, stopwatch: Stopwatch) -> Stopwatch:
         """Give a stopwatch that knows how long the free axes of this job's samples are."""
-        if not isinstance(stopwatch, ServiceStopwatch):
+        if not isinstance(stopwatch, ServiceStopwatch | LocalStopwatch):
             return stopwatch
         specs = {spec.name: spec.shape for spec in load.input_specs(self.task.graph)}
         free = {name for name, shape in specs.items() if not all(isinstance(length, int) for length in shape[1:])}
