@@ -133,7 +133,8 @@ def _long(lines: Sequence[Line]) -> str:
             cells = [str(network), f"{ratio:g}", f"{epochs:g}", str(method), str(device)]
             entries.append([*cells, stated(found, _accuracy("trained")), loss, *_seconds(found, total=True)])
     header = ("network", "MACs asked", "epochs", "method", "device", "accuracy", "lost")
-    return _table((*header, "search s", "compensation s", "training s", "all s"), entries)
+    rows = [line for line in lines if line.table in {"long", "full"}]
+    return f"{_table((*header, 'search s', 'compensation s', 'training s', 'all s'), entries)}\n\n{verdicts.long(rows)}"
 
 
 def _search(lines: Sequence[Line]) -> str:
@@ -191,7 +192,8 @@ def _filters(lines: Sequence[Line]) -> str:
         )
     header = ("network", "method", "steps", "filters left, %", "original", "accuracy")
     times = ("search s", "compensation s", "training s", "all s")
-    return _table((*header, *times, *_COSTS, "times faster"), entries)
+    rows = [line for line in lines if line.table == "filters"]
+    return f"{_table((*header, *times, *_COSTS, 'times faster'), entries)}\n\n{verdicts.filters(rows)}"
 
 
 def _dynamic(lines: Sequence[Line]) -> str:

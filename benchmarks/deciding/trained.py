@@ -188,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", choices=sorted(SCHOOLING))
     parser.add_argument("--minutes", type=float, default=None)
+    parser.add_argument("--epochs", type=float, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=None)
@@ -197,6 +198,8 @@ def main() -> None:
         schooling = replace(SCHOOLING[name], device=arguments.device)
         if arguments.minutes is not None:
             schooling = replace(schooling, minutes=arguments.minutes)
+        if arguments.epochs is not None:
+            schooling = replace(schooling, epochs=arguments.epochs)
         try:
             path = base_network(name, cache_dir(arguments.cache), schooling=schooling)
         except Unfinished as left:

@@ -69,6 +69,30 @@ def when(lines: Sequence[Line], wanted: float) -> float | None:
     return None
 
 
+def long(rows: Sequence[Line]) -> str:
+    """How far `auto` is from the original after long training, and from the peer."""
+    said = []
+    for (ratio, epochs), found in by([*rows], rows[0].table, ("ratio", "epochs")).items():
+        ours, theirs = (of_method(found).get(name, []) for name in ("auto", PEER))
+        lost, others = mean(ours, lost_points), mean(theirs, lost_points)
+        if lost is None:
+            continue
+        bar = "" if ratio != 0.5 else f" (wanted at 50 %: 0.5 or less{'' if lost <= 0.5 else '; missed'})"
+        beside = "" if others is None else f"; {PEER} loses {others:.2f}"
+        said.append(f"{100 * ratio:.4g} % of the MACs, {epochs:g} epochs: `auto` loses {lost:.2f} points{bar}{beside}.")
+    return "\n".join(f"- {one}" for one in said)
+
+
+def filters(rows: Sequence[Line]) -> str:
+    """What EasiEdge loses and wins with a fifth of the filters."""
+    found = [line for line in rows if line.key["method"] == "easiedge"]
+    lost, ratio = mean(found, lost_points), mean(found, lambda line: figure(line, "latency_ratio"))
+    if lost is None or ratio is None:
+        return ""
+    missed = "" if ratio <= 0.2 else "; missed"
+    return f"EasiEdge loses {lost:.2f} points and is {1 / ratio:.1f} times faster (wanted: 5 or more{missed})."
+
+
 def search(rows: Sequence[Line]) -> str:
     """`auto`'s search and compensation as a share of LcP's search at the authors' settings."""
     ours = mean([line for line in rows if line.key["method"] == "auto"], total)
@@ -99,12 +123,13 @@ def rounds(rows: Sequence[Line]) -> str:
         return ""
     few, many = groups[min(groups)], groups[max(groups)]
     times = (mean(many, per_round) or 0.0) / (mean(few, per_round) or 1.0)
-    lost = [mean(found, lossof) or 0.0 for found in (few, many)]
+    training = (mean(many, trained_per_round) or 0.0) / (mean(few, trained_per_round) or 1.0)
+    lost = [mean(found, lost_points) or 0.0 for found in (few, many)]
     missed = "" if times >= 4 else "; missed"
     return (
         f"A round with {max(groups):g} epochs takes {times:.1f} times what one with {min(groups):g} takes "
-        f"(wanted: 4 or more{missed}). Points lost on the test images: {lost[0]:.2f} with {min(groups):g}, "
-        f"{lost[1]:.2f} with {max(groups):g}."
+        f"(wanted: 4 or more{missed}), its training alone {training:.1f} times. Points lost on the test images: "
+        f"{lost[0]:.2f} with {min(groups):g}, {lost[1]:.2f} with {max(groups):g}."
     )
 
 
@@ -113,7 +138,13 @@ def per_round(line: Line) -> float:
     return total(line) / max(1, len(line.figures["facts"]["rounds"]))  # type: ignore[index,call-overload,arg-type]  # written by us
 
 
-def lossof(line: Line) -> float | None:
+def trained_per_round(line: Line) -> float:
+    """Processor seconds of training for each round."""
+    rounds_taken = len(line.figures["facts"]["rounds"])  # type: ignore[index,call-overload,arg-type]  # written by us
+    return (figure(line, "seconds", "cpu", "training") or 0.0) / max(1, rounds_taken)
+
+
+def lost_points(line: Line) -> float | None:
     """Points of accuracy lost against the original on the same images."""
     before, after = (figure(line, "accuracy", stage, "test") for stage in ("original", "trained"))
     return None if before is None or after is None else before - after

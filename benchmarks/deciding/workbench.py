@@ -97,8 +97,7 @@ class Bench:
         )
         data = subjects.dataset(self.subject, self.means.cache, num_train=self.means.num_train)
         task = prepare(asked, self.network(), data, run)
-        budgets = tuple(target.budget(cost.count(task.graph)) for target in targets)
-        return replace(task, budgets=budgets)
+        return replace(task, budgets=task.job_budgets[0])
 
     def accuracies(self, graph: ir.Model, task: Task, *, only: str | None = None) -> dict[str, Json]:
         """Top-1 accuracy on the test sets, in percent."""
