@@ -6,6 +6,7 @@ device has said that its widths hold the target.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp, log
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,7 @@ _AIM: Final = 0.975  # of the target: the middle of the window
 _SAFER: Final = 0.95  # of the aim, each time that no plan held
 _ORIGINAL: Final = "original"
 _PLAN: Final = "plan"
+_FADING: Final = 1 / 3  # weight of a measured plan over that of its successor
 _LEAST: Final = 1e-4  # of a limit; what a plan must move to be another one
 
 Plan = Callable[[Sequence[LatencyLimit]], Keep]
@@ -61,7 +63,9 @@ class _Pursuit:
     original_ms: float
     predicted_original_ms: float
     limit_ms: float
-    factor: float = 1.0  # measured over predicted, of the last plan
+    fineness: int = 1  # parts that the device's steps are divided into
+    factor: float = 1.0  # measured over predicted, near the last plans
+    plans: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
     corrections: list[dict[str, Json]] = field(default_factory=list)
 
     @property
@@ -74,14 +78,15 @@ class _Pursuit:
             device=self.device,
             limit_ms=aim * self.limit_ms / self.factor,
             layers=self.model.timed_layers(),
-            steps=self.model.group_steps(task.round_to),
+            steps=tuple(max(1, step // self.fineness) for step in self.model.group_steps(task.round_to)),
         )
 
     def heard(self, kept: tuple[int, ...], measured_ms: float) -> None:
         """Learn from a measured plan."""
         predicted = self.factor * self.model.predict(kept)
         self.model.observe(f"plan {len(self.corrections) + 1}", kept, measured_ms)
-        self.factor = measured_ms / self.model.predict(kept)
+        self.plans.append((kept, measured_ms))
+        self.factor = self._near_factor()
         self.corrections.append(
             {
                 "predicted_ms": predicted,
@@ -91,6 +96,12 @@ class _Pursuit:
                 "of_target": measured_ms / self.limit_ms,
             }
         )
+
+    def _near_factor(self) -> float:
+        """What the last plans took over what the model says of them now; the latest counts most."""
+        logs = [log(ms / self.model.predict(kept)) for kept, ms in self.plans]
+        weights = [_FADING ** (len(logs) - 1 - number) for number in range(len(logs))]
+        return exp(sum(w * each for w, each in zip(weights, logs, strict=True)) / sum(weights))
 
     def holds(self, measured_ms: float) -> bool:
         return measured_ms <= self.limit_ms
@@ -102,10 +113,10 @@ class _Pursuit:
 def settle(task: Task, plan: Plan) -> Settled:
     """Find widths that take the target's time on its devices, measured there.
 
-    Source: derivation. The model is fitted to the original and to every plan that was measured; the last measurement
-    also scales predictions near it, since the next plan is not far away. Each plan aims at 97.5 % of the target, the
-    middle of the window. A plan within 5 % under the target on every device ends the search, and so does one that is
-    under and cannot come nearer, since widths go in steps. Of several that hold, the slowest is taken: it keeps most.
+    Source: derivation. The model is fitted to the original and to every plan that was measured; what it still misses on
+    the last plans also scales the next, which is not far away. Each plan aims at 97.5 % of the target, the middle of
+    the window. A plan within 5 % under the target ends the search. Where a plan is under it and no other in the
+    device's steps lies nearer, widths go in finer steps. Of several that hold, the slowest is taken: it keeps most.
 
     Args:
         task: with at least one latency budget, whose devices are among the run's stopwatches.
@@ -149,9 +160,10 @@ def _search(task: Task, plan: Plan) -> Settled:
         keep = _planned(task, pursuits, plan, aim)
         kept = _kept(task, keep)
         if any(one.kept == kept for one in tries):
-            if any(_held(one, pursuits) for one in tries):
-                break  # widths go in steps: nothing lies nearer
-            aim *= _SAFER
+            if not any(_held(one, pursuits) for one in tries):
+                aim *= _SAFER
+            elif not _refined(task, pursuits):
+                break
             continue
         one = _measured(task, pursuits, keep, kept)
         tries.append(one)
@@ -165,6 +177,15 @@ def _search(task: Task, plan: Plan) -> Settled:
     return Settled(
         keep=chosen.keep, facts={pursuit.device: _facts(task, pursuit, chosen, tries) for pursuit in pursuits}
     )
+
+
+def _refined(task: Task, pursuits: Sequence[_Pursuit]) -> bool:
+    """Let widths go in finer steps where those of the device lead no nearer; False where they are single units."""
+    if task.round_to is not None or all(max(one.limit(task, 1.0).steps, default=1) == 1 for one in pursuits):
+        return False
+    for pursuit in pursuits:
+        pursuit.fineness *= 2
+    return True
 
 
 def _started(task: Task, budget: LatencyBudget) -> _Pursuit:

@@ -1,0 +1,178 @@
+"""Half the latency of the original on this machine, one thread: how near, after how many corrections, at what accuracy.
+
+    python -m benchmarks.latency_target [--networks resnet56 ...] [--ratio 0.5] [--train] [--seconds 10]
+
+Each network is pruned with `latency=50%@dev_local` in the closed loop: plan on predictions, measure beside the
+original, correct, plan again. Networks with data (ResNet-56, ResNet-20: CIFAR-10, 4,000 lossless training images,
+judged on the 1,000 test images) are pruned by `auto`, the others, whose weights are random or whose data we lack, by
+magnitude. *of target* lists every measured plan; the bounds are 0.95 to 1 for the last one and three corrections.
+
+Then the plan that knows FLOPs alone: the same scores, score per MAC with the default rounding, at the largest share of
+MACs whose network is measured no slower than ours (eight halvings, each timed in turn with the original). Accuracy of
+both after compensation, and with `--train` after fine-tuning. The finished networks are timed once more in turn.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.latency_subjects import SUBJECTS
+from benchmarks.setting import CIFAR_PREPROCESSING, bare_run, cifar, host_line, table
+from workers.pipeline import prepare
+from workers.prune_spec import PruneSpec, Target
+from workers.pruning.graph import cost
+from workers.pruning.graph.open_batch import close_batch
+from workers.pruning.graph.save import to_bytes
+from workers.pruning.latency.table import undisturbed_ms
+from workers.pruning.measure.latency import measure
+from workers.pruning.measure.stats import compare
+from workers.pruning.measure.stopwatch import LocalStopwatch
+from workers.pruning.methods import METHODS
+from workers.pruning.methods.task import Outcome, Task
+from workers.pruning.training.evaluate import evaluate
+from workers.pruning.training.recipe import FinetuneSettings
+from workers.pruning.types import Budget, LatencyBudget, Metric
+
+WITH_DATA: Final = ("resnet56", "resnet20")
+NETWORKS: Final = ("resnet56", "resnet20", "mobilenetv2", "vgg16", "ultraface_rfb320", "winml_cifar10")
+DEVICE: Final = "dev_local"
+HALVINGS: Final = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Rival:
+    """The plan that knows FLOPs alone, as slow as ours."""
+
+    task: Task
+    share: float  # of the MACs
+    content: bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(SUBJECTS))
+    parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="per question about whole networks")
+    parser.add_argument("--layer-seconds", type=float, default=4.0, help="per 64 rows of the table")
+    parser.add_argument("--train", action="store_true", help="fine-tune both, with the default recipe")
+    arguments = parser.parse_args()
+    print(f"{host_line()}, one thread, batch 1, latency target {arguments.ratio:g}\n")
+    watch = LocalStopwatch(layer_seconds=arguments.layer_seconds, network_seconds=arguments.seconds)
+    aimed: list[list[object]] = []
+    against: list[list[object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = cifar(Path(folder), held_out=False)
+        for name in arguments.networks:
+            path = Path(folder) / f"{name}.onnx"
+            path.write_bytes(SUBJECTS[name]())
+            first, second = _rows(name, path, data, watch, arguments)
+            aimed.append(first)
+            against.append(second)
+            print(first, second, flush=True)
+    print()
+    header = ["network", "method", "original, ms", "of target", "corrections", "in window", "prediction error"]
+    table([*header, "rows asked", "reused", "steps", "seconds"], aimed)
+    print()
+    header = [
+        "network",
+        "MACs, ours",
+        "MACs, FLOPs alone",
+        "latency, ours",
+        "latency, FLOPs alone",
+        "interval of the ratio",
+    ]
+    table([*header, "accuracy, original", "accuracy, ours", "accuracy, FLOPs alone"], against)
+
+
+def _rows(
+    name: str, path: Path, data: Path, watch: LocalStopwatch, arguments: argparse.Namespace
+) -> tuple[list[object], list[object]]:
+    method = "auto" if name in WITH_DATA else "magnitude"
+    spec = PruneSpec(
+        target_sets=((Target(metric="flops", ratio=1.0),),),
+        method=method,
+        preprocessing=CIFAR_PREPROCESSING if name in WITH_DATA else None,
+        finetune=FinetuneSettings(steps=None if arguments.train and name in WITH_DATA else 0),
+    )
+    run = replace(bare_run(shown=True), stopwatches={DEVICE: watch})
+    task = prepare(spec, path, data if name in WITH_DATA else None, run)
+    budget = LatencyBudget(device=DEVICE, ratio=arguments.ratio)
+    started = time.perf_counter()
+    ours = METHODS[method](replace(task, latency_budgets=(budget,), step_prefix="ours-"), alpha=1.0)
+    seconds = time.perf_counter() - started
+    facts: Any = ours.facts["latency"]
+    facts = facts[DEVICE]
+    plans = ", ".join(f"{plan['of_target']:.3f}" for plan in facts["plans"])
+    steps = ", ".join(f"{kind.split()[0]} {step}" for kind, step in facts["steps"].items())
+    first = [name, method, facts["original_ms"], plans, facts["corrections"], facts["within_window"]]
+    first += [facts["prediction_error"], facts["rows_asked"], facts["rows_reused"], steps, seconds]
+    return first, _compared(name, task, ours, method, arguments.seconds)
+
+
+def _compared(name: str, task: Task, ours: Outcome, method: str, seconds: float) -> list[object]:
+    """Ours against FLOPs alone at the same measured latency."""
+    mine = _content(task, ours)
+    rival = _rival(task, mine, method, seconds)
+    theirs = METHODS[method](replace(rival.task, finetune=task.finetune, step_prefix="flops-"), alpha=1.0)
+    contents = {"original": to_bytes(task.uploaded), "ours": mine, "flops": _content(task, theirs)}
+    timed = measure(contents, budget_seconds=2 * seconds)
+    over = [undisturbed_ms(timed[which]) / undisturbed_ms(timed["original"]) for which in ("ours", "flops")]
+    ratio = compare(timed["flops"], timed["ours"]).ratio
+    accuracies = [_accuracy(each) for each in (ours, theirs)] if name in WITH_DATA else ["-", "-"]
+    original = _original(task) if name in WITH_DATA else "-"
+    return [name, _share(task, ours), rival.share, *over, f"{ratio.low:.3f} to {ratio.high:.3f}", original, *accuracies]
+
+
+def _rival(task: Task, mine: bytes, method: str, seconds: float) -> Rival:
+    """Halve the way to the largest share of MACs that is measured no slower than ours."""
+    low, high = 0.05, 1.0
+    best: Rival | None = None
+    full = float(_macs(task))
+    for number in range(HALVINGS):
+        share = (low + high) / 2
+        limited = replace(
+            task,
+            budgets=(Budget(metric=Metric.MACS, limit=share * full),),
+            finetune=FinetuneSettings(steps=0),
+            step_prefix=f"rival{number}-",
+        )
+        outcome = METHODS[method](limited, alpha=1.0, compensate=False)
+        content = _content(task, outcome)
+        timed = measure({"ours": mine, "flops": content}, budget_seconds=seconds)
+        if undisturbed_ms(timed["flops"]) <= undisturbed_ms(timed["ours"]):
+            low, best = share, Rival(task=limited, share=_share(task, outcome), content=content)
+        else:
+            high = share
+    if best is None:
+        raise SystemExit("even 5 % of the MACs are slower than ours")
+    return best
+
+
+def _content(task: Task, outcome: Outcome) -> bytes:
+    return to_bytes(close_batch(outcome.graph, task.uploaded))
+
+
+def _macs(task: Task) -> int:
+    return cost.count(task.graph).macs
+
+
+def _share(task: Task, outcome: Outcome) -> float:
+    return cost.count(outcome.graph).macs / _macs(task)
+
+
+def _original(task: Task) -> str:
+    accuracy = evaluate(task.uploaded, task.data.validation).accuracy
+    return "-" if accuracy is None else f"{100 * accuracy:.1f}"
+
+
+def _accuracy(outcome: Outcome) -> str:
+    stages: Sequence[Any] = outcome.stages
+    return ", ".join(f"{stage.name} {100 * stage.evaluation.accuracy:.1f}" for stage in stages[1:])
+
+
+if __name__ == "__main__":
+    main()
