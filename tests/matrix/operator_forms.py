@@ -404,6 +404,7 @@ _POINTWISE = (
     "ThresholdedRelu", "Dropout",
 )  # fmt: skip
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_OVER_WHAT_STAYS = frozenset({"L1", "L2", "Mean", "Sum", "SumSquare"})  # channels that go are missing from these
 
 FORMS: dict[str, Form] = {
     "conv 1-D": Form(body=_conv(1), axes=1),
@@ -441,7 +442,7 @@ FORMS: dict[str, Form] = {
     "group norm": Form(body=_group_norm, opsets=(21,), units=3),
     "group norm in parts": Form(body=_group_norm_in_parts, units=3),
     "instance norm": Form(body=_instance_norm, opsets=(7, 17)),
-    "lp norm across": Form(body=one("LpNormalization", axis=1), units=MIXING, named="LpNormalization"),
+    "lp norm across": Form(body=one("LpNormalization", axis=1)),
     "lp norm along": Form(body=one("LpNormalization", axis=2)),
     "local response": Form(body=one("LRN", size=3), units=MIXING, named="LRN"),
     "prelu per channel": Form(body=_prelu(FRONT, 1, 1), opsets=(7, 9, 16)),
@@ -493,7 +494,9 @@ FORMS: dict[str, Form] = {
     "mul a constant per channel and row": Form(body=_two("Mul", 1, FRONT, SIDE, 1)),
     **{f"reduce {name} along": Form(body=_reduce(f"Reduce{name}", 2), opsets=(13, 18)) for name in _REDUCTIONS},
     **{
-        f"reduce {name} across": Form(body=_reduce(f"Reduce{name}", 1), units=MIXING, named=f"Reduce{name}")
+        f"reduce {name} across": Form(body=_reduce(f"Reduce{name}", 1))
+        if name in _OVER_WHAT_STAYS
+        else Form(body=_reduce(f"Reduce{name}", 1), units=MIXING, named=f"Reduce{name}")
         for name in _REDUCTIONS
     },
     "arg max across": Form(

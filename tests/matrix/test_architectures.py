@@ -38,11 +38,12 @@ WIDTHS = {
     "yolo8": [8, 16, *_C2F, 32, *_WIDE, 16, 32, *_C2F, 16, *_WIDE, 16, 16, 16, 16],
     "espcn": [16, 8, 12],  # 32 channels are blocks of 2 x 2 pixels of 8
     "two_tower": [8, 16],  # one tower, applied twice
-    "vit": [8, 48, 8, 48],  # a position of the head in queries, keys and values of all heads
-    "deit": [8, 48, 8, 48],
-    "bert": [6, 6, 48, 6, 6, 48, 24],  # queries and keys; values; hidden; pooled
-    "gpt": [8, 8, 64],
-    "llama": [4, 8, 48],  # rotary positions turn dimension i with i + 4
+    # The stream; a position of the head in queries, keys and values of all heads; hidden; whole heads.
+    "vit": [24, 8, 48, 8, 48, 3, 3],
+    "deit": [24, 8, 48, 8, 48, 3, 3],
+    "bert": [24, 6, 6, 48, 6, 6, 48, 24, 4, 4],  # queries and keys; values; hidden; pooled
+    "gpt": [24, 8, 8, 64, 3],
+    "llama": [32, 4, 8, 48, 2],  # rotary positions turn dimension i with i + 4; 4 heads share 2 of keys and values
 }
 DEFAULT = {
     **{name: ("legacy", "legacy_bn")[index % 2] for index, name in enumerate(ARCHITECTURES)},

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from workers.pruning.errors import NothingToPrune
+from workers.pruning.graph.summation import SUMS, summed_axes
 from workers.pruning.graph.values import integer
 from workers.pruning.groups import heads
 from workers.pruning.groups.classes import Line, on_open_axis, owner, settle
@@ -37,9 +38,9 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
         include: patterns over node names; where given, only units all of whose producers match may be removed.
         exclude: patterns over node names; units that such a node makes or scales stay.
 
-    Ensures: every unit is produced by a weight, and read by a weight or summed over in a product of two activations
-    (a position of the head dimension of queries and keys); channels of graph inputs and outputs and of anything that
-    is not understood are no units, and `frozen` names the nodes that are the reason.
+    Ensures: every unit is produced by a weight, and read by a weight or summed over, alone or in a product of two
+    activations (a position of the head dimension of queries and keys); channels of graph inputs and outputs and of
+    anything that is not understood are no units, and `frozen` names the nodes that are the reason.
     """
     state = propagate(graph)
     inside = _found(state, include, exclude)
@@ -105,6 +106,9 @@ class _Lines:
 def _summed_over(graph: ir.Model, lines: Mapping[ir.Value, Line]) -> list[tuple[str, IntArray]]:
     found = []
     for node in graph.graph:
+        source = node.inputs[0] if node.op_type in SUMS else None
+        if source is not None and source in lines and lines[source].axis in summed_axes(node, len(source.shape or ())):
+            found.append((node.name or "", lines[source].labels))
         if node.op_type not in {"MatMul", "Gemm"} or node.domain or len(node.inputs) < _NUM_FACTORS:
             continue
         left, right = node.inputs[0], node.inputs[1]

@@ -17,6 +17,7 @@ import torch
 from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
 from workers.pruning.graph.execute import GraphModule, Watch
 from workers.pruning.graph.feed import frozen_module, tensors
+from workers.pruning.graph.summation import SUMS, summed_axes
 from workers.pruning.scores.output import Reading
 from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
 
@@ -37,8 +38,9 @@ class Site:
 
 
 def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
-    """List every place where units are read and end: inputs of layers with weights, and contractions of activations.
+    """List every place where units are read and end: inputs of layers with weights, contractions and sums.
 
+    A normalisation is none: it goes on with fewer channels, and its figures over the others change little with one.
     In a product of two activations the gate sits on the first operand only: it stands for the product of a unit with
     itself in the other operand, which is gone when either is.
     """
@@ -55,6 +57,9 @@ def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
             elif node.op_type == "MatMul" and index == 0 and value.shape is not None:
                 last = len(value.shape) - 1
                 sites += [site for site in _sites_of(node, index, value, grouping) if site.axis == last]
+            elif node.op_type in SUMS and index == 0 and value.shape is not None:
+                axes = summed_axes(node, len(value.shape))
+                sites += [site for site in _sites_of(node, index, value, grouping) if site.axis in axes]
     return tuple(sites)
 
 

@@ -9,6 +9,7 @@ from workers.pruning.graph.values import attribute
 from workers.pruning.graph.weights import clone
 from workers.pruning.surgery.constants import Surgeon
 from workers.pruning.surgery.plan import Plan, numbers, plan, positions_kept, replaced
+from workers.pruning.surgery.statistics import gate, leave_out
 from workers.pruning.types import BoolArray, Grouping, Keep, Role
 
 
@@ -16,8 +17,8 @@ def mask(graph: ir.Model, grouping: Grouping, keep: Keep) -> ir.Model:
     """Return a new graph in which nothing reads the units that `keep` leaves out.
 
     The weights that read such units are zero there, which is exactly removal whatever lies between producer and reader.
-    Where two activations are multiplied over an axis with such units, no weight reads them; a product with zeros and
-    ones is put in front.
+    Where two activations are multiplied over an axis with such units, or such an axis is summed up, no weight reads
+    them; a product with zeros and ones is put in front. Means and normalisations are taken over the channels that stay.
 
     Raises:
         InconsistentGroup: the Keep is of another Grouping, or would empty a tensor.
@@ -35,6 +36,7 @@ def mask(graph: ir.Model, grouping: Grouping, keep: Keep) -> ir.Model:
     surgeon = Surgeon(result, planned)
     for node in list(result.graph):
         _gate_contraction(surgeon, node, planned)
+        leave_out(surgeon, node, grouping, keep)
     return result
 
 
@@ -56,10 +58,4 @@ def _gate_contraction(surgeon: Surgeon, node: ir.Node, planned: Plan) -> None:
     contracted = 1 - last if node.op_type == "Gemm" and attribute(node, "transA", 0) else last
     if kept.axis != abs(contracted):
         return
-    lengths = [1] * len(left.shape)
-    lengths[kept.axis] = len(kept.mask)
-    dtype = (left.dtype or ir.DataType.FLOAT).numpy()
-    gate = surgeon.initializer(f"{node.name}_gate", kept.mask.astype(dtype).reshape(lengths))
-    output = ir.Value(name=f"{node.name}_gated", shape=left.shape, type=left.type)
-    surgeon.graph.graph.insert_before(node, ir.node("Mul", [left, gate], name=f"{node.name}_gating", outputs=[output]))
-    node.replace_input_with(0, output)
+    gate(surgeon, node, kept.axis, kept.mask)

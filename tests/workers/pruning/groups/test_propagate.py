@@ -39,17 +39,15 @@ def reasons(grouping: Grouping) -> dict[str, str]:
 FREEZING = {
     "[m] r = Softmax <axis = 1> (a)": ("", 17, {"m": MIXED}),
     "[m] r = Softmax <axis = 1> (a) # every axis from 1 on": ("", 11, {"m": MIXED}),
-    "[m] r = LayerNormalization <axis = 1> (a, n_scale, n_b)": (
-       ", float[12,8,8] n_scale, float[12,8,8] n_b", 17, {"m": MIXED}),
     "[m] r = GroupNormalization <num_groups = 1> (a, n_scale, n_b)": (
        ", float[12] n_scale, float[12] n_b", 21, {"m": MIXED}),
     "[m] r = LRN <size = 3> (a)": ("", 17, {"m": MIXED}),
-    "[m] r = LpNormalization <axis = 1> (a)": ("", 17, {"m": MIXED}),
     "[m] r = MeanVarianceNormalization <axes = [1]> (a)": ("", 17, {"m": MIXED}),
     "[m] r = CumSum (a, one)": (", int64 one = {1}", 17, {"m": MIXED}),
-    "[m] q = ReduceMean <axes = [1]> (a)\n[s] r = Sub (a, q)": ("", 17, {"m": MIXED}),
     "[m] q = ArgMax <axis = 1> (a)\n[c] d = Cast <to = 1> (q)\n[s] r = Mul (a, d)": ("", 17, {"m": MIXED}),
-    '[m] r = Einsum <equation = "nchw->nchw"> (a)': ("", 17, {"m": "operator Einsum is not followed"}),
+    '[m] r = Einsum <equation = "nchw->nchw"> (a)': (
+        "", 17, {"m": "it is no product of an activation and a weight with its result written out"},
+    ),
     "[m] v, i = TopK <axis = 1> (a, k)\n[s] r = Identity (v)": (
        ", int64[1] k = {12}", 17, {"m": "operator TopK is not followed"}),
     "[m] r = Slice (a, s, e, x1, t)": (
@@ -77,6 +75,10 @@ HARMLESS = {
     "[m] r = InstanceNormalization (a, n_scale, n_b)": (", float[12] n_scale, float[12] n_b", 17),
     "[m] r = LayerNormalization <axis = -1> (a, n_scale)": (", float[8] n_scale", 17),
     "[m] q = ReduceMean <axes = [2,3]> (a)\n[s] r = Sub (a, q)": ("", 17),
+    "[m] q = ReduceMean <axes = [1]> (a)\n[s] r = Sub (a, q)": ("", 17),
+    "[m] r = LpNormalization <axis = 1> (a)": ("", 17),
+    "[m] r = LayerNormalization <axis = 1> (a, n_scale, n_b)": (
+       ", float[12,8,8] n_scale, float[12,8,8] n_b", 17),
     "[m] q = Sigmoid (a)\n[s] r = Where (c, a, q)": (", bool[12,1,1] c = {1,0,1,0,1,0,1,0,1,0,1,0}", 17),
     '[m] r = Pad <mode = "reflect"> (a, p0)': (", int64[8] p0 = {0, 0, 1, 1, 0, 0, 1, 1}", 17),
     "[m] q = Dropout (a)\n[s] r = Clip (q, low)": (", float low = {0}", 17),

@@ -63,18 +63,24 @@ def join(state: Propagation, *operands: Labels) -> Labels:
 def _join(state: Propagation, left: Labels, right: Labels) -> Labels:
     shape = _broadcast(left, right)
     left, right = _raised(left, len(shape)), _raised(right, len(shape))
-    if _silent(right, left):
+    if _silent(state, right, left):
         return Labels(shape, left.compact)
-    if _silent(left, right):
+    if _silent(state, left, right):
         return Labels(shape, right.compact)
     state.ties.unite(left.compact, right.compact)
     lengths = np.broadcast_shapes(left.compact.shape, right.compact.shape)
     return Labels(shape, np.broadcast_to(left.compact, lengths))
 
 
-def _silent(labels: Labels, other: Labels) -> bool:
-    """Whether `labels` are uniform and repeated along every axis on which `other` changes."""
-    return bool(other.varying) and not labels.varying and all(labels.shape[axis] == 1 for axis in other.varying)
+def _silent(state: Propagation, labels: Labels, other: Labels) -> bool:
+    """Whether `labels` are uniform and repeated along every axis on which `other` changes, ties that it has counted."""
+    if not other.varying or labels.varying:
+        return False
+    met = [axis for axis in other.varying if labels.shape[axis] != 1]
+    if not met or len(met) == len(other.varying):
+        return not met
+    classes = state.ties.roots()[other.compact]
+    return all(bool((classes == classes.take([0], axis=axis)).all()) for axis in met)
 
 
 def _raised(labels: Labels, ndim: int) -> Labels:

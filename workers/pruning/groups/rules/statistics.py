@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.graph.summation import MEANS, SUMS
 from workers.pruning.graph.values import opset
 from workers.pruning.groups.labels import Labels, NotUnderstood, fixed
 from workers.pruning.groups.propagation import Propagation
-from workers.pruning.groups.rules.arguments import axis_of, integer, integers, weight
+from workers.pruning.groups.rules.arguments import axis_of, given, integer, integers, weight
 from workers.pruning.types import Role
 
 _MIXES = "it computes one figure over all channels, which would change if some were removed"
@@ -45,10 +46,21 @@ def instance_normalization(state: Propagation, node: ir.Node) -> None:
 
 
 def layer_normalization(state: Propagation, node: ir.Node) -> None:
-    """All axes from `axis` on are normalised together."""
+    """All axes from `axis` on are normalised together, over the channels that are there.
+
+    The layer that gets fewer channels takes its mean and variance over these, as the masked network is made to.
+    """
     labels = state.input(node)
-    first = axis_of(integer(node, "axis", -1), labels.ndim)
-    _mixes(state, node, range(first, labels.ndim))
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        raise NotUnderstood("its statistics are used elsewhere")
+    for index in range(1, len(node.inputs)):
+        if given(node, index) is None:
+            continue
+        value, shape = weight(node, index)
+        for axis, length in enumerate(shape):
+            if length > 1:
+                state.tag_like(node, value, axis, labels, labels.ndim - len(shape) + axis)
+    state.put(node, labels)
 
 
 def group_normalization(state: Propagation, node: ir.Node) -> None:
@@ -74,15 +86,16 @@ def softmax(state: Propagation, node: ir.Node) -> None:
     _mixes(state, node, [first] if modern else range(first, labels.ndim))
 
 
-def along_axis(state: Propagation, node: ir.Node) -> None:
-    """LpNormalization, CumSum and the like work along one axis."""
+def divided_by_norm(state: Propagation, node: ir.Node) -> None:
+    """LpNormalization divides by a norm over the channels that are there."""
+    state.put(node, state.input(node))
+
+
+def cumulative(state: Propagation, node: ir.Node) -> None:
+    """CumSum: every channel sees those before it."""
     labels = state.input(node)
-    if node.op_type == "CumSum":
-        listed = integers(node, 1, "axis")
-        axis = listed[0] if listed else 0
-    else:
-        axis = integer(node, "axis", -1)
-    _mixes(state, node, [axis_of(axis, labels.ndim)])
+    listed = integers(node, 1, "axis")
+    _mixes(state, node, [axis_of(listed[0] if listed else 0, labels.ndim)])
 
 
 def across_channels(state: Propagation, node: ir.Node) -> None:
@@ -116,7 +129,25 @@ def reduce(state: Propagation, node: ir.Node) -> None:
             state.put(node, labels)
             return
         listed = list(range(labels.ndim))
-    _without(state, node, labels, [axis_of(axis, labels.ndim) for axis in listed])
+    axes = [axis_of(axis, labels.ndim) for axis in listed]
+    if node.op_type in SUMS | MEANS:
+        labels = _summed(state, labels, axes)
+    _without(state, node, labels, axes)
+
+
+def _summed(state: Propagation, labels: Labels, axes: Sequence[int]) -> Labels:
+    """Labels that a sum or mean leaves: what goes along its axes is missing from it, as if it were zero.
+
+    Positions inside of heads go from all heads alike; whole heads, which the axes may lie inside of, stay apart.
+    """
+    over = [axis for axis in labels.varying if axis in axes]
+    others = [axis for axis in labels.varying if axis not in axes]
+    if over and others and state.whole_heads:
+        return state.collapse(labels, over)
+    if over:
+        state.collapse(labels, others)
+        return fixed(labels.shape)
+    return labels
 
 
 def arg_reduce(state: Propagation, node: ir.Node) -> None:
