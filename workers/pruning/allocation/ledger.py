@@ -41,6 +41,10 @@ class Ledger:
         """Whether all budgets still hold when units of a group come back."""
         return all(sheet.fits(group, units) for sheet in self._sheets)
 
+    def fullness(self) -> float:
+        """Share of its limit that is used, of the budget that is used most; 1 without budgets."""
+        return max((sheet.value / sheet.limit for sheet in self._sheets), default=1.0)
+
     def over_limit(self) -> float:
         """Predicted latency over its limit, of the device that is worst off."""
         return max((sheet.value / sheet.limit for sheet in self._timed), default=0.0)
@@ -115,6 +119,10 @@ class _SumSheet:
         self._limit = limit
         self.limit = max(limit, 1.0)
 
+    @property
+    def value(self) -> float:
+        return self._sum.value
+
     def holds(self) -> bool:
         return self._sum.value <= self._limit
 
@@ -141,6 +149,10 @@ class _PeakSheet:
 
     def _find(self) -> int:
         return max(range(len(self._sums)), key=lambda step: (self._sums[step].value, -step), default=-1)
+
+    @property
+    def value(self) -> float:
+        return self._sums[self._worst].value if self._worst >= 0 else 0.0
 
     def holds(self) -> bool:
         return self._worst < 0 or self._sums[self._worst].value <= self._limit

@@ -7,6 +7,7 @@ import numpy as np
 from workers.pruning.allocation.alignment import MACS_PER_PARAM, steps_for
 from workers.pruning.allocation.budget import aligned_floors, cost, floor_widths, holds, require_reachable
 from workers.pruning.allocation.descent import Descent, Queue, refill
+from workers.pruning.allocation.fill import fill
 from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.allocation.timed import allocate_timed
 from workers.pruning.errors import NonFiniteScore
@@ -44,7 +45,8 @@ def allocate(
         alpha: 0 ranks by score alone, 1 by score per cost.
         round_to: channels removed at a time. None chooses what the runtime likes (see alignment): steps by the width of
             the tensor, blocks kept filled, and savings of MACs that include the time to read parameters; where that
-            cannot reach the target, single channels.
+            cannot reach the target, single channels; where it undershoots by more than a hundredth, one group or a few
+            get single channels back.
         min_keep: share of every group that stays at least.
         limits: predicted latencies that hold as well; with them, the devices' steps stand in for `round_to`.
 
@@ -65,9 +67,11 @@ def allocate(
     ]
     ledger = Ledger(model, budgets, macs_per_param=MACS_PER_PARAM if aligned else 0.0)
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
+    removed = [queue.units(blocks) for queue, blocks in zip(queues, gone, strict=True)]
+    back = fill(ledger, removed) if aligned else [0] * len(removed)
     mask = np.ones(grouping.num_units, np.bool_)
-    for queue, blocks in zip(queues, gone, strict=True):
-        mask[queue.order[: queue.units(blocks)]] = False
+    for queue, units, returned in zip(queues, removed, back, strict=True):
+        mask[queue.order[: units - returned]] = False
     return Keep(mask=mask)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from workers.pruning.allocation.alignment import steps_for
 from workers.pruning.allocation.budget import aligned_floors, cost, floor_widths, holds
+from workers.pruning.allocation.fill import fill
 from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.types import (
     Budget,
@@ -33,6 +34,7 @@ class Rules:
     final: tuple[Budget, ...]
     floors: tuple[int, ...]
     steps: tuple[int, ...]  # units that go at a time
+    aligned: bool  # whether the steps are those that the runtime likes, and not asked for
     marginal: float  # share of the median worth below which a unit goes in any case
     rank_by: RankBy = "target"
 
@@ -55,6 +57,7 @@ def rules(
         final=final,
         floors=aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to),
         steps=steps_for(model, None if aligned else round_to or 1),
+        aligned=aligned,
         marginal=marginal,
         rank_by=rank_by,
     )
@@ -70,7 +73,8 @@ def shrunk(
     budgets do not hold, or while its worth is below a tenth of the median and the final budgets do not hold yet; at
     most a fifth of a group at one event, but at the last one the budgets hold whatever that takes. The block that
     makes the final budgets hold goes at the last event only: the one that saves least of all that would do, and
-    blocks that it makes unnecessary come back.
+    blocks that it makes unnecessary come back. Where steps were not asked for, single units come back as well, so that
+    at most a hundredth of the target stays unused.
 
     Shapes: scores (num_units,).
     """
@@ -114,6 +118,9 @@ class _Event:
             removed.append((group, size))
             self._remove(group, size)
         self._give_back(removed)
+        if self._last and self._rules.aligned and self._final.holds():
+            back = fill(self._final, self._gone)
+            self._gone = [gone - units for gone, units in zip(self._gone, back, strict=True)]
         mask = self._keep.mask.copy()
         for order, gone in zip(self._orders, self._gone, strict=True):
             mask[order[:gone]] = False
