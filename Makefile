@@ -35,6 +35,13 @@ matrix: $(STAMP)
 fuzz: $(STAMP)
 	ESPALIER_FUZZ_GRAPHS=2000 $(BIN)/python -m pytest -q -n 0 tests/matrix/test_random_graphs.py
 
+# Damaged copies of FILES for SECONDS seconds, each analysed in a process of its own.
+FILES ?= $(wildcard ../shared/data/zoo/*.onnx ../shared/data/models/resnet20*.onnx)
+SECONDS ?= 300
+SEED ?= 0
+fuzz-bytes: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.matrix.damage --seconds $(SECONDS) --seed $(SEED) $(FILES)
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
