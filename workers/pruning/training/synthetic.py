@@ -1,4 +1,7 @@
-"""Inputs where there is no data: seeded noise, as strong as the network's statistics say. Results are unverified."""
+"""Inputs where there is no data: seeded noise, as strong as the network's statistics say. Results are unverified.
+
+Inputs of integers are drawn from the rows of the table that they pick from; masks let everything through.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,6 +19,12 @@ from workers.pruning.training.preprocessing import network_layout
 from workers.pruning.types import AnyArray, FloatArray, IntArray, TensorSpec
 
 SYNTHETIC_STREAM: Final = 2
+_COMPARISONS: Final = frozenset(
+    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Where"}
+)
+_MOVEMENT: Final = frozenset({
+    "Cast", "Concat", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+})  # fmt: skip
 NUM_PROBES: Final = 16  # samples that tell how the first layer scales noise
 
 
@@ -24,12 +33,14 @@ class NoiseRows:
     """Samples computed when they are asked for: sample i depends on the seed and i alone, and takes no memory.
 
     Float inputs with image axes are noise whose amplitude falls as 1/f, as it does in photographs; others are white.
+    Where `choices` is given, samples are integers from 0 below it, each as likely; 0 of them means ones throughout.
     """
 
     spec: TensorSpec
     num_samples: int
     seed: tuple[int, ...]
     std: float
+    choices: int | None = None
 
     def __len__(self) -> int:
         return self.num_samples
@@ -41,6 +52,9 @@ class NoiseRows:
     def _sample(self, index: int) -> AnyArray:
         rng = np.random.default_rng([*self.seed, index])
         shape = sample_shape(self.spec)
+        if self.choices is not None:
+            drawn = rng.integers(0, self.choices, shape) if self.choices else np.ones(shape, np.int64)
+            return drawn.astype(self.spec.dtype)
         if self.spec.dtype == "uint8":
             return rng.integers(0, 256, shape, dtype=np.uint8)
         noise = rng.standard_normal(shape)
@@ -75,18 +89,56 @@ def noise_rows(graph: ir.Model, inputs: Sequence[TensorSpec], *, num_samples: in
         InvalidDataset: an input takes integers that are no pixels, for which noise would mean nothing.
     """
     rows = []
+    possible = {spec.name: num_choices(graph, spec.name) for spec in inputs}
+    reads_words = any(possible.values())
     for number, spec in enumerate(with_nominal_lengths(graph, inputs)):
         sample_shape(spec)
-        if np.dtype(spec.dtype).kind != "f" and spec.dtype != "uint8":
+        plain = NoiseRows(spec=spec, num_samples=num_samples, seed=(seed, SYNTHETIC_STREAM, number), std=1.0)
+        choices = possible[spec.name]
+        if choices or (choices == 0 and (reads_words or spec.dtype == "bool")):
+            rows.append(replace(plain, choices=choices))
+        elif np.dtype(spec.dtype).kind == "f" or spec.dtype == "uint8":
+            rows.append(replace(plain, std=stored_deviation(graph, plain)))
+        else:
             raise InvalidDataset(
-                "This network cannot be pruned without data: an input takes integers",
+                "This network cannot be pruned without data: an input takes integers that pick from no table",
                 where=f"input {spec.name!r}",
                 actual=spec.dtype,
                 advice="Upload samples.",
             )
-        plain = NoiseRows(spec=spec, num_samples=num_samples, seed=(seed, SYNTHETIC_STREAM, number), std=1.0)
-        rows.append(replace(plain, std=stored_deviation(graph, plain)))
     return tuple(rows)
+
+
+def num_choices(graph: ir.Model, name: str) -> int | None:
+    """Count the integers that an input may hold: rows of the smallest table that it picks from, such as an embedding.
+
+    0 for a mask: an input that only becomes a condition or a number, and picks nothing. None where that is not known,
+    and for numbers that are no integers.
+    """
+    tables, masks, others = 0, 0, 0
+    smallest = 2**62
+    waiting = [value for value in graph.graph.inputs if value.name == name and _is_discrete(value)]
+    while waiting:
+        value = waiting.pop()
+        for use in value.uses():
+            table = use.node.inputs[0]
+            if use.node.op_type == "Gather" and use.idx == 1 and table is not None and table.shape is not None:
+                length = table.shape[use.node.attributes.get_int("axis", 0)]
+                tables += isinstance(length, int)
+                smallest = min(smallest, length) if isinstance(length, int) else smallest
+            elif use.node.op_type in _COMPARISONS or not _is_discrete(use.node.outputs[0]):
+                masks += 1
+            elif use.node.op_type in _MOVEMENT and use.idx == 0:
+                waiting.append(use.node.outputs[0])
+            elif use.node.op_type != "Shape":
+                others += 1
+    if tables:
+        return smallest
+    return 0 if masks and not others else None
+
+
+def _is_discrete(value: ir.Value) -> bool:
+    return value.dtype is not None and (value.dtype.is_integer() or value.dtype == ir.DataType.BOOL)
 
 
 def with_nominal_lengths(graph: ir.Model, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.networks import graph as small_graph
 from tests.workers.pruning.training.uploads import (
     GREY_INPUT,
     IMAGE_INPUT,
@@ -455,7 +456,7 @@ def test_too_many_samples_for_memory_are_refused(tmp_path):
     [("int64", ["cannot be pruned without data", "'input'", "int64"]), ("float32", ["unknown length", "'H'"])],
 )
 def test_samples_that_cannot_be_made_up_are_refused(dtype, words):
-    """Token ids and images of any size need data."""
+    """Integers that pick from no table and images of any size need data."""
     graph = ir.from_onnx_text('<ir_version: 8, opset_import: ["": 13]> g (float[N] x) => (float[N] y) { y = Relu(x) }')
     shape = ("N", 5) if dtype == "int64" else ("N", 3, "H", 8)
 
@@ -464,6 +465,32 @@ def test_samples_that_cannot_be_made_up_are_refused(dtype, words):
 
     for word in words:
         assert word in refused(error)
+
+
+def test_token_ids_are_drawn_from_the_rows_of_their_table():
+    """Seven words and two kinds, each drawn; the mask lets all through; numbers are noise; and a seed is a sample."""
+    text = """
+    g (int64[N,16] ids, int32[N,16] kinds, int64[N,16] hidden, float[N,4] x) => (float[N,16,4] y)
+    <float[7,4] words, float[2,4] tables, int64[1] one = {1}> {
+      i = Cast <to = 6> (ids)
+      a = Gather <axis = 0> (words, i)
+      b = Gather <axis = 0> (tables, kinds)
+      c = Add (a, b)
+      m = Unsqueeze (hidden, one)
+      s = Cast <to = 1> (m)
+      x1 = Unsqueeze (x, one)
+      d = Add (c, x1)
+      t = Transpose <perm = [0,2,1]> (s)
+      y = Mul (d, t) }"""
+    graph = small_graph(text)
+    data, again = (synthetic(graph, input_specs(graph), seed=3, num_samples=40) for _ in range(2))
+    ids, kinds, mask, x = data.train.batch(np.arange(20))
+
+    assert set(range(7)) == set(ids.reshape(-1).tolist())
+    assert {0, 1} == set(kinds.reshape(-1).tolist())
+    assert {1} == set(mask.reshape(-1).tolist())
+    assert [np.int64, np.int32, np.int64, np.float32] == [each.dtype.type for each in (ids, kinds, mask, x)]
+    np.testing.assert_array_equal(ids, again.train.batch(np.arange(20))[0])
 
 
 def test_open_axes_get_the_lengths_that_costs_are_counted_at():
