@@ -32,6 +32,7 @@ _TIMED: Final = frozenset({
 _FUSED_ACTIVATIONS: Final = frozenset({"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"})
 _CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 _IMPLIED: Final = frozenset({"kernel_shape", "group", "storage_order", "epsilon", "momentum", "training_mode"})
+_ONE: Final[Axis] = ((Length(fixed=1),),)
 _SMALL: Final = 8  # elements of a constant that is told by its values
 _PRECISION: Final = 3  # significant bits of the size of what is only moved
 
@@ -95,7 +96,7 @@ class Layer:
         return replace(row, copies=fitting_copies(self.operator, row.macs, row.num_weights))
 
 
-def find(graph: ir.Model, axes: AxesOf) -> tuple[Layer, ...]:
+def find(graph: ir.Model, axes: AxesOf, *, batch: int = 1) -> tuple[Layer, ...]:
     """List what a runtime computes, in order, as ONNX Runtime fuses it.
 
     Source: optimiser of ONNX Runtime 1.31: BatchNormalization and constant factors and terms behind a convolution fold
@@ -106,7 +107,8 @@ def find(graph: ir.Model, axes: AxesOf) -> tuple[Layer, ...]:
 
     Args:
         graph: the network.
-        axes: axes of a value as functions of kept widths, as groups.lengths gives them.
+        axes: axes of a value at batch 1 as functions of kept widths, as groups.lengths gives them.
+        batch: samples of a run; what is computed with a first axis of 1 has this many.
     """
     absorbed: set[str] = set()
     layers = []
@@ -115,7 +117,7 @@ def find(graph: ir.Model, axes: AxesOf) -> tuple[Layer, ...]:
         if (node.name or "") in absorbed or node.domain or node.op_type in _FREE or not _computes(node):
             continue
         fused, last = _fused(node, absorbed, axes, order)
-        layers.append(_layer(node, fused, last, axes))
+        layers.append(_layer(node, fused, last, _batched(axes, batch)))
     return tuple(layers)
 
 
@@ -171,6 +173,18 @@ def _adds(last: ir.Node, user: ir.Node, axes: AxesOf, order: Mapping[ir.Node, in
         return False
     producer = other.producer()
     return producer is None or order[producer] < order[last]
+
+
+def _batched(axes: AxesOf, batch: int) -> AxesOf:
+    """The same axes for so many samples."""
+
+    def of(value: ir.Value | None) -> Axes:
+        found = axes(value)
+        if value is None or constant(value) is not None or found[:1] != (_ONE,):
+            return found
+        return (((Length(fixed=batch),),), *found[1:])
+
+    return of
 
 
 def _layer(node: ir.Node, fused: tuple[str, ...], last: ir.Node, axes: AxesOf) -> Layer:

@@ -14,7 +14,7 @@ import numpy as np
 from workers.pruning.allocation.budget import cost, require_reachable
 from workers.pruning.allocation.timed import smallest
 from workers.pruning.errors import DeviceGone, TargetUnreachable
-from workers.pruning.graph.open_batch import close_batch
+from workers.pruning.graph.open_batch import close_batch, fixed_batch
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency.layers import find
@@ -197,11 +197,9 @@ def _started(task: Task, budget: LatencyBudget) -> _Pursuit:
             allowed=", ".join(sorted(task.run.stopwatches)) or "none",
         )
     task.run.report(Phase.MEASURE, 0.0, f"layers on {budget.device}")
-    model = LatencyModel(
-        find(task.graph, Lengths(task.graph, task.grouping).of),
-        task.cost_model.widths,
-        task.run.stopwatches[budget.device],
-    )
+    watch = task.run.stopwatches[budget.device]
+    layers = find(task.graph, Lengths(task.graph, task.grouping).of, batch=fixed_batch(task.uploaded) or watch.batch)
+    model = LatencyModel(layers, task.cost_model.widths, watch)
     model.learn()
     task.run.report(Phase.MEASURE, 0.5, f"original on {budget.device}")
     original = _time(task, budget.device, {_ORIGINAL: _content(task, None)})[_ORIGINAL]

@@ -47,7 +47,9 @@ class LawDevice:
     def law(self, content):
         """Milliseconds of all nodes."""
         graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content), data_prop=True).graph
-        shapes = {value.name: lengths(value.type) for value in (*graph.input, *graph.value_info, *graph.output)}
+        shapes = {
+            value.name: lengths(value.type, self.batch) for value in (*graph.input, *graph.value_info, *graph.output)
+        }
         shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         return 1e-6 * sum(self.nanoseconds(node, shapes) for node in graph.node)
 
@@ -56,7 +58,7 @@ class LawDevice:
         output = shapes[node.output[0]]
         if node.op_type == "Conv":
             data, weight = shapes[node.input[0]], shapes[node.input[1]]
-            outputs = self.blocked(output[1])
+            outputs = output[0] * self.blocked(output[1])
             if weight[1] == 1 and data[1] > 1:
                 return self.grouped_ns * outputs * prod(output[2:]) * prod(weight[2:])
             inputs = data[1] if data[1] < self.block else self.blocked(data[1])
@@ -72,9 +74,9 @@ class LawDevice:
         return ceil(channels / self.block) * self.block
 
 
-def lengths(type_):
-    """A shape at batch 1."""
-    return tuple(axis.dim_value or 1 for axis in type_.tensor_type.shape.dim)
+def lengths(type_, batch):
+    """A shape; what is free is the batch."""
+    return tuple(axis.dim_value or batch for axis in type_.tensor_type.shape.dim)
 
 
 def measurement(ms):

@@ -80,3 +80,15 @@ def test_a_layer_depends_on_the_groups_it_reads_and_writes():
         for group in range(len(model.widths)):
             fewer = [width - (index == group) for index, width in enumerate(model.widths)]
             assert (layer.row(fewer) != layer.row(model.widths)) == (group in layer.groups)
+
+
+def test_rows_hold_as_many_samples_as_a_run():
+    """A device that times batches is asked for rows of that batch; weights do not grow."""
+    graph, grouping, model, found = parts_of()
+    batched = layers.find(graph, Lengths(graph, grouping).of, batch=8)
+
+    for one, many in zip(found, batched, strict=True):
+        single, eight = one.row(model.widths), many.row(model.widths)
+        assert 8 * single.output[0] == eight.output[0]
+        assert 8 * single.macs == eight.macs
+        assert single.num_weights == eight.num_weights

@@ -32,8 +32,9 @@ def task_on(*devices, ratio=0.5, limit_ms=None, steps=0, **changes):
         LawDevice(block=8),
         LawDevice(block=16, network_factor=1.3, call_ms=0.002),
         LawDevice(block=4, grouped_ns=2.0, element_ns=2.0, network_factor=0.8),
+        LawDevice(block=8, batch=16),
     ],
-    ids=["blocks of 8", "slow networks", "slow depthwise"],
+    ids=["blocks of 8", "slow networks", "slow depthwise", "batches"],
 )
 def test_the_target_is_met_within_five_percent_in_three_corrections(device):
     """Whatever the sum of layers leaves out, measured plans put it right."""
