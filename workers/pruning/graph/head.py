@@ -1,14 +1,20 @@
 """What the outputs of a graph mean: class scores that can be distilled and counted, or something else."""
 
 from enum import StrEnum
+from typing import Final
 
 import onnx_ir as ir
+
+from workers.pruning.graph.values import integer, opset
+
+_MATRIX: Final = 2
+_FIRST_OPSET_WITH_ONE_SOFTMAX_AXIS: Final = 13
 
 
 class Head(StrEnum):
     """What the outputs of a network mean."""
 
-    LOGITS = "logits"  # one (batch, classes) output before softmax
+    LOGITS = "logits"  # one (batch, classes) output before softmax; axes of length 1 may follow
     PROBABILITIES = "probabilities"  # the same behind a softmax
     LOG_PROBABILITIES = "log_probabilities"  # the same behind a log-softmax
     OTHER = "other"  # anything else: several outputs, maps, regression, embeddings
@@ -27,6 +33,7 @@ _NOT_LOGITS = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Relu", "Clip"})
 def find(graph: ir.Model) -> Head:
     """Tell classification from the rest: one floating-point output of shape (batch, classes), two classes or more.
 
+    Axes of length 1 may follow, as where a convolution and pooling end the network.
     An embedding has that shape too and is taken for logits; distilling it by its centred squared error is still
     sensible.
     """
@@ -34,10 +41,24 @@ def find(graph: ir.Model) -> Head:
     if len(outputs) != 1:
         return Head.OTHER
     output = outputs[0]
-    if output.dtype is None or not output.dtype.is_floating_point() or output.shape is None or len(output.shape) != 2:
+    shape = output.shape
+    if output.dtype is None or not output.dtype.is_floating_point() or shape is None or len(shape) < _MATRIX:
         return Head.OTHER
-    num_classes = output.shape[1]
+    num_classes = shape[1]
     producer = output.producer()
+    if any(length != 1 for length in list(shape)[_MATRIX:]) or (
+        producer is not None and not _over_classes(graph, producer)
+    ):
+        return Head.OTHER
     if not isinstance(num_classes, int) or num_classes < 2 or producer is None or producer.op_type in _NOT_LOGITS:
         return Head.OTHER
     return _BY_LAST_OPERATOR.get(producer.op_type, Head.LOGITS)
+
+
+def _over_classes(graph: ir.Model, producer: ir.Node) -> bool:
+    """Whether a final softmax runs over axis 1; anything else passes."""
+    if producer.op_type not in _BY_LAST_OPERATOR:
+        return True
+    rank = len(producer.outputs[0].shape or ())
+    modern = opset(graph) >= _FIRST_OPSET_WITH_ONE_SOFTMAX_AXIS
+    return integer(producer, "axis", -1 if modern else 1) % max(rank, 1) == 1

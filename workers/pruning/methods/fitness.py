@@ -111,7 +111,7 @@ class CrossEntropy:
                 inputs = tensors(self._samples.batch(self._indices[chosen]), self._device)
                 (z,) = run_to_parameters(module, inputs, [self._reading])
                 labels = torch.from_numpy(np.ascontiguousarray(self._labels[chosen])).to(z.device)
-                total += float(functional.cross_entropy(z.float(), labels, reduction="sum"))
+                total += float(functional.cross_entropy(z.float().flatten(1), labels, reduction="sum"))
         return total / len(self._indices)
 
 

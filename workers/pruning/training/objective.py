@@ -16,8 +16,11 @@ _TINY: Final = 1e-12
 
 
 def logits(output: torch.Tensor, head: Head) -> torch.Tensor:
-    """Give the output as logits in float32; behind a softmax they are its logarithm, equal up to a constant."""
-    output = output.float()
+    """Give the output as logits in float32; behind a softmax they are its logarithm, equal up to a constant.
+
+    Shapes: (N, K) or (N, K, 1, 1) -> (N, K).
+    """
+    output = output.float().flatten(1)
     return output.clamp_min(1e-7).log() if head is Head.PROBABILITIES else output
 
 
