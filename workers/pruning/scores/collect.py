@@ -17,6 +17,7 @@ import torch
 from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
 from workers.pruning.graph.execute import GraphModule, Watch
 from workers.pruning.graph.feed import frozen_module, tensors
+from workers.pruning.graph.precision import FLOAT32, arithmetic
 from workers.pruning.graph.summation import SUMS, summed_axes
 from workers.pruning.scores.output import Reading
 from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
@@ -104,13 +105,14 @@ def accumulate(  # noqa: PLR0913  # one pass, everything that is taken from it
     run: Run,
     message: str,
     look: Callable[[int, slice], Watch] | None = None,
+    precision: str = FLOAT32,
 ) -> FloatArray:
     """Sum `reduction` of the gates' per-sample gradients over samples and objectives.
 
     `objectives(batch number, samples of it, parameters of the outputs)` yields scalars that are sums over the samples,
     one backward pass each; the parameters are in the order of `readings`. BatchNormalization uses its stored
     statistics: with those of the batch, samples would not be independent. `look(batch number, samples of it)` gives
-    observers of the same forward pass.
+    observers of the same forward pass. Layers are computed in `precision`, their gradients too.
 
     Shapes: `reduction` maps gradients (batch, num_units) to the same shape; returns (num_units,).
 
@@ -126,7 +128,9 @@ def accumulate(  # noqa: PLR0913  # one pass, everything that is taken from it
             inputs = tensors([array[part] for array in batch], run.device)
             gradients = torch.zeros(len(inputs[0]), grouping.num_units, device=run.device)
             watch = look(number, part) if look is not None else {}
-            zs = run_to_parameters(module, inputs, readings, gradient_edits(sites, gradients), watch)
+            with arithmetic(precision, run.device):
+                outputs = run_to_parameters(module, inputs, readings, gradient_edits(sites, gradients), watch)
+            zs = [z.float() if z.dtype is torch.bfloat16 else z for z in outputs]
             _require_finite(graph, readings, zs)
             for objective in objectives(number, part, zs):
                 gradients.zero_()
@@ -231,7 +235,7 @@ def _felt(site: Site, gradients: torch.Tensor) -> Edit:
 
         def add(gradient: torch.Tensor) -> None:
             felt = (values * gradient).movedim((site.batch_axis, site.axis), (0, 1))
-            felt = felt.reshape(*felt.shape[:2], -1).sum(2)
+            felt = felt.reshape(*felt.shape[:2], -1).sum(2, dtype=gradients.dtype)
             felt = felt.reshape(len(gradients), -1, felt.shape[1]).sum(1)
             gradients.index_add_(1, units, felt.index_select(1, positions).to(gradients))
 

@@ -98,7 +98,7 @@ class Reader:
 
         Shapes: both (g, m). The outputs that a transposed convolution adds up share the squares of their sum.
         """
-        stacked = self._stacked(gradient, num_samples)
+        stacked = self._stacked(gradient, num_samples).float()
         both = torch.stack([stacked.square().sum((0, 1)), stacked.sum(1).square().sum(0)]).double()
         if self.node.op_type == "ConvTranspose":
             strides = self.node.attributes.get_ints("strides", [1])

@@ -15,10 +15,10 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import TrainingDiverged
-from workers.pruning.graph import cost
+from workers.pruning.graph import cost, precision
 from workers.pruning.graph.execute import Edits, GraphModule
 from workers.pruning.graph.feed import frozen_module, tensors
-from workers.pruning.training import precision, views
+from workers.pruning.training import views
 from workers.pruning.training.data import Samples
 from workers.pruning.training.loop import NUM_PROBES, CurvePoint
 from workers.pruning.training.memory import BYTES, MemoryModel, Saved, measure
@@ -72,10 +72,11 @@ class DynamicTrainer:
         """
         self._samples, self._run = samples, run
         self._teacher = None if teacher is None else frozen_module(teacher, run.device)
-        self._probes = tensors(samples.batch(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64)), run.device)
+        self._teacher_sample = 0 if teacher is None else cost.count(teacher).peak_activation_bytes
+        count = min(NUM_PROBES, len(samples), _probes_that_fit(self._teacher_sample, run.memory_bytes))
+        self._probes = tensors(samples.batch(np.arange(count, dtype=np.int64)), run.device)
         self.recipe = completed(recipe, self._teacher, self._probes, run.device)
         self._teacher_fixed = 0 if teacher is None else cost.count(teacher).params * BYTES
-        self._teacher_sample = 0 if teacher is None else cost.count(teacher).peak_activation_bytes
         self._sample_bytes = 0  # what autograd keeps for one sample, once it was measured
         self._objective = Objective(self.recipe, self._taught(self._probes))
         self.total_samples = recipe.steps * batch_size
@@ -315,6 +316,11 @@ class DynamicTrainer:
 
 
 _KINDS: Final = ("value", "momentum")
+
+
+def _probes_that_fit(sample_bytes: int, free: int | None) -> int:
+    """Samples that the teacher may take at once, with three quarters of the memory to spare."""
+    return NUM_PROBES if free is None else max(LEAST_PART, free // (4 * max(1, sample_bytes)))
 
 
 def _sliced(tensor: torch.Tensor, axes: Mapping[int, IntArray]) -> torch.Tensor:

@@ -14,11 +14,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from workers.pruning.errors import TrainingDiverged
-from workers.pruning.graph import cost
+from workers.pruning.errors import TrainingDiverged, says_no_memory
+from workers.pruning.graph import cost, precision
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.head import Head
-from workers.pruning.training import precision, views
+from workers.pruning.training import views
 from workers.pruning.training.data import Dataset, Samples
 from workers.pruning.training.objective import Objective
 from workers.pruning.training.optimizer import optimizer_of
@@ -36,6 +36,7 @@ SECONDS_BETWEEN_RECORDS: Final = 10.0
 RECORD_SHARE: Final = 0.05  # of the time at most, however large the weights are
 NUM_PROBES: Final = 256  # training samples that decide views and precision, and whether training helped
 NUM_CURVE_POINTS: Final = 100
+SMALLEST_BATCH: Final = 8  # that is tried where memory runs out
 VIEW_STREAM: Final = 202  # these keep draws apart from others of the same seed
 DROPOUT_STREAM: Final = 203
 
@@ -72,6 +73,7 @@ class Finetuned:
     recipe: Recipe
     loss_before: float  # on training samples as stored, evaluation mode
     loss_after: float
+    notes: tuple[str, ...] = ()  # what had to be done otherwise
 
     @property
     def improved(self) -> bool:
@@ -95,7 +97,7 @@ def finetune(
     Source: recipe measured on CIFAR ResNets (docs/benchmarks.md): distillation alone, SGD-Nesterov, cosine to zero.
     The last weights are kept, not the best: the rate has fallen to zero, and a choice by held-out accuracy would make
     that accuracy too good. One guard: where the loss on stored training samples did not fall, training is undone;
-    not under a pull, which moves weights for another reason.
+    not under a pull, which moves weights for another reason. Where memory runs out it begins anew with half the batch.
 
     Raises:
         TrainingDiverged: a loss is NaN or infinite; the message names the step and the rate.
@@ -110,17 +112,37 @@ def finetune(
         device=run.device,
     )
     recipe = choose(settings, workload, head)
-    trainer = _Trainer(
-        student,
-        teacher,
-        data.train,
-        recipe,
-        run=run,
-        step_name=step_name,
-        pull=pull,
-        may_lower_rate=settings.learning_rate is None,
-    )
-    return trainer.train()
+    notes: list[str] = []
+    while True:
+        try:
+            done = _Trainer(
+                student,
+                teacher,
+                data.train,
+                recipe,
+                run=run,
+                step_name=f"{step_name}-{recipe.batch_size}-{run.device}" if notes else step_name,
+                pull=pull,
+                may_lower_rate=settings.learning_rate is None,
+            ).train()
+        except (RuntimeError, MemoryError) as error:
+            if not says_no_memory(error) or (recipe.batch_size <= SMALLEST_BATCH and run.device == "cpu"):
+                raise
+            recipe, run, note = _with_less(recipe, run)
+            notes.append(note)
+        else:
+            return replace(done, notes=tuple(notes))
+
+
+def _with_less(recipe: Recipe, run: Run) -> tuple[Recipe, Run, str]:
+    """Half the batch after memory ran out, and the CPU after the smallest; training begins anew."""
+    if recipe.batch_size > SMALLEST_BATCH:
+        smaller = max(SMALLEST_BATCH, recipe.batch_size // 2)
+        rate = recipe.learning_rate * math.sqrt(smaller / recipe.batch_size)
+        note = f"Memory ran out in fine-tuning with batches of {recipe.batch_size}; it began anew with {smaller}."
+        return replace(recipe, batch_size=smaller, learning_rate=rate), run, note
+    note = f"Memory of the {run.device} device ran out even with batches of {recipe.batch_size}; the CPU did the rest."
+    return recipe, replace(run, device="cpu"), note
 
 
 class _Trainer:

@@ -101,12 +101,11 @@ def test_errors_that_are_alike_everywhere_add_up_before_they_are_squared() -> No
     np.testing.assert_allclose(large, small, rtol=1e-3)
 
 
-def test_alone_the_last_layers_error_is_the_gain() -> None:
-    """A layer in front of the answer leaves nothing to approximate: its kappa is one."""
+def test_layerwise_error_and_gain_agree_on_the_scale() -> None:
+    """With rho in the moments, what kappa has left to say is less than a factor of three."""
     found = damage_of(loaded(RESIDUAL), head=Kind.GAUSSIAN)
-    kappas = [fact["kappa"] for fact in found.groups]
 
-    assert all(0.3 < kappa < 3 for kappa in kappas)
+    assert all(1 / 3 < fact["kappa"] < 3 for fact in found.groups)
 
 
 def test_within_a_group_damage_at_the_end_is_more_than_the_gain_of_one() -> None:
@@ -125,7 +124,7 @@ def test_groups_that_do_not_fit_are_named_and_get_their_gain() -> None:
     found = damage_of(graph, most_bytes=0)
     gain = information_gain(graph, find(graph), batches(), probes=6, run=run_of())
 
-    np.testing.assert_allclose(found.scores.values, gain.values, rtol=1e-5)
+    np.testing.assert_allclose(found.scores.values, gain.values, rtol=0.05)  # computed in bfloat16 where it is fast
     assert all("do not fit" in fact["reason"] for fact in found.groups)
 
 
