@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from app.client import RequestFailed
-from app.domain.methods import parse_spec
-from app.errors import ServiceError
+from app.domain.methods import JobSpec, parse_spec
+from app.domain.target import LOCAL
+from app.errors import ServiceError, ValidationFailed
 
 # A job names an uploaded model; a local one has none, and the spec is validated all the same.
 _NO_UPLOAD: Final = "mdl_local"
@@ -39,9 +40,11 @@ def prune_locally(
         RequestFailed: the request does not validate, or the attempt ended in a problem.
     """
     try:
-        spec = parse_spec({**asked, "model": _NO_UPLOAD}).model_dump(mode="json")
+        parsed = parse_spec({**asked, "model": _NO_UPLOAD})
+        _refuse_devices(parsed)
     except ServiceError as error:
         raise RequestFailed(error.problem()) from error
+    spec = parsed.model_dump(mode="json")
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
         order = {
             "kind": "prune",
@@ -60,6 +63,13 @@ def prune_locally(
         for beside in (entry["file"] for entry in result["artifacts"] if entry["kind"] == "external_data"):
             shutil.copyfile(Path(folder, "out", beside), output.with_name(beside))
     return result
+
+
+def _refuse_devices(spec: JobSpec) -> None:
+    """Pass if the job needs no answer of a device: those call a service, and here is none."""
+    away = [name for name in spec.devices if name != LOCAL]
+    if away:
+        raise ValidationFailed(f"{away[0]} answers to a service only; without one there is {LOCAL}.")
 
 
 def _run(order_file: Path, on_progress: Callable[[Line], None]) -> dict[str, Any]:

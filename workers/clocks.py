@@ -32,18 +32,20 @@ def clocks(services: Services, claimed: Claimed) -> list[Clock]:
 
 def _clock(services: Services, claimed: Claimed, device_id: str, spec: JobSpec) -> Clock:
     timings, tenant = services.timings, claimed.tenant
+    threads: int | None
     if device_id == LOCAL:
         cpu, threads = processor(), spec.measure.threads or 1
         conditions = Conditions(threads=threads, runtime_version=runtime_version(), cpu=cpu)
         called: Mapping[str, object] = {"name": "this service's worker", "processor": cpu}
     else:
+        threads = spec.measure.threads  # null: its own, which the device knows best
         conditions = timings.conditions(tenant, device_id, threads=spec.measure.threads)
         called = _called(services, tenant, device_id)
     aimed_at = device_id in spec.target_devices  # whoever aims at no latency needs no table
     rows = timings.table(tenant, device_id, conditions, job_id=claimed.job_id) if aimed_at else {}
     return {
         "device": device_id,
-        "threads": conditions.threads,
+        "threads": threads,
         "batch": spec.measure.batch,
         "rows": rows,
         **called,

@@ -101,8 +101,9 @@ class DeviceQuestion:
         if asked is None:
             return f"waiting for {device}"
         heard = "never seen" if asked.seen_at is None else f"last seen {_seconds(asked.now - asked.seen_at)} ago"
-        doing = "measuring on" if asked.state is RequestState.LEASED else "waiting for"
-        return f"{doing} {device}: {heard}; gives up at {asked.gives_up_at:{_WHEN}}"
+        if asked.state is RequestState.LEASED:
+            return f"measuring {len(self.question.items)} network(s) on {device}: {heard}"
+        return f"waiting for {device}: {heard}; gives up at {asked.gives_up_at:{_WHEN}}"
 
     def drop(self) -> None:
         """Leave the request where it is: it is the next attempt's, or is cancelled with the job."""

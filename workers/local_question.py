@@ -71,7 +71,7 @@ class LocalQuestion:
         question = self._question
         items = [{"name": str(n), "kind": one.kind, "file": f"{n}.onnx"} for n, one in enumerate(question.items)]
         shapes = {name: list(shape) for name, shape in question.shapes.items()}
-        return {"items": items, "threads": question.threads, "batch": question.batch, "shapes": shapes}
+        return {"items": items, "threads": question.threads or 1, "batch": question.batch, "shapes": shapes}
 
     def _record(self, found: Answer) -> None:
         """Keep what was measured; the answer is worth having without, so a database that is away costs the record."""

@@ -34,7 +34,7 @@ class Question:
     request: str  # a digest of all of it
     device: str
     items: tuple[Item, ...]
-    threads: int
+    threads: int | None  # None: the device's own
     batch: int
     shapes: Mapping[str, Sequence[int]]
 
@@ -50,14 +50,14 @@ class Question:
                 request=str(event["request"]),
                 device=str(event["device"]),
                 items=tuple(_item(item) for item in event["items"]),
-                threads=int(event["threads"]),
+                threads=None if event["threads"] is None else int(event["threads"]),
                 batch=int(event["batch"]),
                 shapes={str(name): [int(n) for n in shape] for name, shape in event["shapes"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolBroken(f"a question that cannot be read ({type(error).__name__})") from error
         known = _REQUEST.fullmatch(found.request) and found.device in devices
-        if not known or not 0 < len(found.items) <= MAX_ITEMS or found.threads < 1 or found.batch < 1:
+        if not known or not 0 < len(found.items) <= MAX_ITEMS or (found.threads or 1) < 1 or found.batch < 1:
             raise ProtocolBroken("a question that is not this job's to ask")
         return found
 

@@ -26,7 +26,7 @@ class ServiceStopwatch:
     """One device, as the service reaches it."""
 
     device: str
-    threads: int
+    threads: int | None  # None: the device's own
     batch: int
     rows: Mapping[str, float]  # of its latency table, known before
     folder: Path  # of the attempt

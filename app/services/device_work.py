@@ -92,7 +92,7 @@ class DeviceWork:
                     continue
                 self._grant(row, poll.agent, now)
                 own = poll.attributes or device.attributes or {}
-                row.threads = row.threads or _own_threads(own)
+                row.threads = row.threads or own_threads(own)
                 row.provider = row.provider or _own_provider(own)
                 _log.info("measurement.leased", device_id=device.id, request=row.id, attempt=row.attempts)
                 return _lease(row, queries.items(session, row.id))
@@ -231,7 +231,7 @@ def _held_by_another(row: MeasurementRequestRow, agent: str, now: datetime) -> b
     return row.lease_agent not in {None, agent} and row.lease_until is not None and row.lease_until > now
 
 
-def _own_threads(attributes: Mapping[str, object]) -> int:
+def own_threads(attributes: Mapping[str, object]) -> int:
     """Give how many threads a device computes with, as its agent reports it."""
     own = attributes.get("threads")
     return own if isinstance(own, int) and 1 <= own <= MAX_THREADS else 1

@@ -17,10 +17,12 @@ from app.db import jobs
 from app.db.session import Clock, Database
 from app.db.tables import JobRow, MeasurementRow
 from app.domain.batch import BatchSpec
-from app.domain.device import LOCAL, MAX_THREADS, OPEN, RequestState
+from app.domain.device import OPEN, RequestState
 from app.domain.report import MeasuredKind, MeasurementReport
 from app.errors import LeaseLost, NotFound
 from app.ids import new_id
+from app.services.batches import CPU_PROVIDER
+from app.services.device_work import own_threads
 from app.services.devices import Devices
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ class Conditions:
 
     threads: int
     runtime_version: str | None  # None: its agent has never called
+    provider: str = CPU_PROVIDER
     cpu: str | None = None  # asked for where a device may be several machines
 
 
@@ -74,10 +77,12 @@ class Timings:
             attributes = self.devices.get(tenant, device_id).attributes or {}
         except NotFound:  # deleted with its tenant's data; the question will say so
             attributes = {}
-        own, version = attributes.get("threads"), attributes.get("runtime_version")
-        usual = own if isinstance(own, int) and 1 <= own <= MAX_THREADS else 1
-        known = version if isinstance(version, str) else None
-        return Conditions(threads=threads or usual, runtime_version=known)
+        version, provider = attributes.get("runtime_version"), attributes.get("provider")
+        return Conditions(
+            threads=threads or own_threads(attributes),
+            runtime_version=version if isinstance(version, str) else None,
+            provider=provider if isinstance(provider, str) else CPU_PROVIDER,
+        )
 
     def table(self, tenant: str, device_id: str, conditions: Conditions, *, job_id: str) -> dict[str, float]:
         """Give the layers that a device timed under these conditions before a job began: key to median, the newest.
@@ -90,7 +95,8 @@ class Timings:
             select(row.key, row.p50_ms, row.host)
             .where(row.tenant == tenant, row.device == device_id, row.kind == MeasuredKind.LAYER.value)
             .where(row.created_at < select(JobRow.started_at).where(JobRow.id == job_id).scalar_subquery())
-            .where(row.threads == conditions.threads, row.runtime_version == conditions.runtime_version)
+            .where(row.threads == conditions.threads, row.provider == conditions.provider)
+            .where(row.runtime_version == conditions.runtime_version)
             .order_by(row.id.desc())
             .limit(_NEWEST)
         )
@@ -117,20 +123,20 @@ class Timings:
         Raises:
             NotFound: it was never asked.
         """
-        found = self.devices.batch(tenant, device_id, request_id)
-        seen_at = None if device_id == LOCAL else self.devices.get(tenant, device_id).seen_at
+        request, device = self.devices.request(tenant, device_id, request_id), self.devices.get(tenant, device_id)
+        state = RequestState(request.state)
+        # Answers may be long, and are looked at when they are there.
+        items = () if state in OPEN else self.devices.batch(tenant, device_id, request_id).items
         with self.database.read_only() as session:
             now = self.clock(session)
-        asked_at = found.request.created_at
-        heard = max(asked_at, seen_at) if seen_at else asked_at
         return Asked(
-            state=RequestState(found.request.state),
-            seen_at=seen_at,
-            gives_up_at=heard + wait,
+            state=state,
+            seen_at=device.seen_at,
+            gives_up_at=max(request.created_at, device.seen_at or request.created_at) + wait,
             now=now,
-            problem=found.request.problem,
-            measured={item.name: row for item, row in found.items if row is not None},
-            failed={item.name: item.problem for item, _ in found.items if item.problem is not None},
+            problem=request.problem,
+            measured={item.name: row for item, row in items if row is not None},
+            failed={item.name: item.problem for item, _ in items if item.problem is not None},
         )
 
     def give_up(self, tenant: str, device_id: str, request_id: str) -> None:

@@ -16,7 +16,7 @@ from app.settings import Settings
 from tests.builders import TENANT, analysed_model, spec, upload_model
 from tests.networks import CHAIN, onnx_bytes
 from tests.workers.conftest import ON_SQLITE, quick, supervisor_of
-from tests.workers.processes import housekeeping, wait_for, worker
+from tests.workers.processes import housekeeping, process, wait_for, worker
 from tests.workers.test_edge_agent import FOREIGN, Bench, served
 from tests.workers.test_supervisor import content_of, working
 from workers.supervisor import serving
@@ -84,6 +84,7 @@ def test_a_job_waits_visibly_until_its_device_is_there(services: Services, bench
     assert rows["network"].model_id == services.jobs.get(TENANT, job_id).model_id
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_a_killed_worker_asks_nothing_twice(services: Services, bench: Bench) -> None:
     """kill -9 while it waits: the next worker finds the question asked, and the job ends after one request."""
     job_id = submitted(services, bench.device)
@@ -114,6 +115,7 @@ def test_a_device_that_stays_away_fails_the_job_by_name(services: Services, benc
     assert [request.state for request in asked_of(services, bench.device)] == ["cancelled"]
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_waiting_is_no_time_of_the_attempt(services: Services, bench: Bench, settings: Settings) -> None:
     """A job may wait for longer than it may work."""
@@ -179,6 +181,7 @@ def test_the_words_of_the_devices_runtime_reach_the_user(services: Services, ben
     assert "Frobnicate" in problem["detail"]
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_layers_are_timed_once_for_all_jobs(services: Services, bench: Bench) -> None:
     """A second job finds the rows of the device's table, and asks for the rest only."""
@@ -208,6 +211,7 @@ def test_this_host_times_in_its_lane(services: Services) -> None:
     assert {row.model_id for row in rows} == {services.jobs.get(TENANT, job_id).model_id}
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_attempts_stand_still_while_another_is_timed(services: Services) -> None:
     """Two workers of one host: while the one times, the other's child does not compute."""
@@ -221,6 +225,20 @@ def test_attempts_stand_still_while_another_is_timed(services: Services) -> None
 
     assert state(services, busy) == "succeeded"
     assert {(row.job_id, row.host["alone"]) for row in rows} == {(timed, True)}
+
+
+@ON_SQLITE
+def test_a_device_that_knows_its_threads_is_not_told(services: Services, bench: Bench) -> None:
+    """Where the job does not say, the device's own count; where it says, that."""
+    own = submitted(services, bench.device)
+    told = submitted(services, bench.device, measure={"threads": 1, "batch": 3})
+    with served(services) as url:
+        agent = process(services.settings, *bench.command(url, "--threads", "2"), log=bench.log)
+        with agent, working(supervisor_of(services)):
+            pass
+
+    assert {state(services, job) for job in (own, told)} == {"succeeded"}
+    assert {(row.job_id, row.threads, row.batch) for row in bench.measured()} == {(own, 2, 1), (told, 1, 3)}
 
 
 @ON_SQLITE

@@ -13,8 +13,9 @@ from tests.workers.pruning.journals import KeptInMemory, Killed, Watch, run_of
 from tests.workers.pruning.seeded import answers, seeded
 from workers.pipeline import analyse_dataset, analyse_network, prune
 from workers.prune_spec import PruneSpec, Target
-from workers.pruning.errors import InvalidDataset, InvalidGraph, NothingToPrune, TargetUnreachable
+from workers.pruning.errors import DeviceGone, InvalidDataset, InvalidGraph, NothingToPrune, TargetUnreachable
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.measure.stopwatch import LocalStopwatch
 from workers.pruning.training.recipe import FinetuneSettings
 from workers.pruning.types import Phase
 
@@ -322,3 +323,66 @@ def test_dataset_is_described(dataset):
     described = analyse_dataset(dataset)
 
     assert (described["kind"], described["num_samples"], described["num_classes"]) == ("labelled", 240, 3)
+
+
+class Away:
+    """A device that does not answer."""
+
+    batch = 1
+
+    def __init__(self, device):
+        self.device, self.asked = device, 0
+
+    def known(self):
+        return {}
+
+    def time(self, networks):
+        self.asked += 1
+        raise DeviceGone("dev_away never called", where=self.device)
+
+
+def test_every_device_times_every_artifact_and_one_that_is_away_costs_a_warning(network, dataset, tmp_path):
+    """Both networks are stated for each device, this host first; whoever stays away is waited for once in a job."""
+    quick = {"network_seconds": 0.1, "layer_seconds": 0.1}
+    away, board = Away("dev_away"), LocalStopwatch(device="dev_board", batch=2, **quick)
+    run = replace(run_of(), stopwatches={one.device: one for one in (LocalStopwatch(**quick), away, board)})
+    spec = replace(
+        HALF,
+        target_sets=((Target(metric="flops", ratio=0.5),), (Target(metric="flops", ratio=0.7),)),
+        finetune=FinetuneSettings(steps=0),
+        measure=True,
+        devices=("dev_away", "dev_board"),
+        called={"dev_board": {"name": "board", "processor": "a core"}},
+    )
+    result = prune(spec, network=network, dataset=dataset, out=tmp_path, run=run)
+
+    for variant in result["variants"]:
+        listed = {entry["device"]: entry for entry in variant["devices"]}
+        assert list(listed) == ["dev_local", "dev_board", "dev_away"]
+        assert (listed["dev_board"]["name"], listed["dev_board"]["processor"]) == ("board", "a core")
+        assert [listed[name]["before"]["batch"] for name in ("dev_local", "dev_board")] == [1, 2]
+        assert listed["dev_board"]["speedup"] == pytest.approx(1 / listed["dev_board"]["ratio"])
+        assert "never called" in listed["dev_away"]["problem"]["detail"]
+        assert any("dev_away is not stated" in warning for warning in variant["warnings"])
+        assert variant["target_met"]
+    assert away.asked == 1
+
+
+def test_a_latency_that_is_aimed_at_is_stated_as_measured(network, dataset, tmp_path):
+    """Limit and reached are of the last measurement, with what was shipped; a counted target stands beside it."""
+    watch = LocalStopwatch(network_seconds=0.2, layer_seconds=0.5)
+    targets = (Target(metric="latency_ms", ratio=0.9), Target(metric="params", ratio=0.8))
+    spec = replace(HALF, target_sets=(targets,), finetune=FinetuneSettings(steps=0), method="magnitude", measure=True)
+    spec = replace(spec, options={})
+    result = prune(
+        spec, network=network, dataset=dataset, out=tmp_path, run=replace(run_of(), stopwatches={"dev_local": watch})
+    )
+    latency, params = result["targets"]
+
+    assert latency["target"] == "latency=90%@dev_local"
+    assert latency["limit"] == pytest.approx(0.9 * result["before"]["latency_ms"])
+    assert latency["reached"] == result["after"]["latency_ms"]
+    assert latency["met"] == (latency["reached"] <= latency["limit"])
+    assert params["met"]
+    assert result["target_met"] == latency["met"]
+    assert result["facts"]["latency"]["dev_local"]["original_ms"] > 0
