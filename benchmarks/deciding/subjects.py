@@ -68,7 +68,7 @@ def _read_cracks() -> dict[str, np.ndarray]:
             sized = [np.asarray(one.resize((CRACK_SIDE, CRACK_SIDE), Image.Resampling.BILINEAR)) for one in pictures]
             order = np.random.default_rng(0).permutation(len(names))
             arrays[f"{split}_x"] = np.stack(sized)[order]
-            arrays[f"{split}_y"] = np.asarray([int("/non_crack/" in name) for name in names], np.int64)[order]
+            arrays[f"{split}_y"] = np.asarray([int("/crack/" in name) for name in names], np.int64)[order]
     return arrays
 
 
