@@ -413,3 +413,122 @@ def test_an_accuracy_to_hold_says_what_was_asked_and_shows_every_try():
     assert "Asked for the smallest network whose held-out accuracy falls by at most 5" in text
     assert "What was tried for the accuracy" in text
     assert text.count("draft") >= 2
+
+
+def on_device(name: str, *, before: float, after: float, called: str = "", doubts: tuple[str, ...] = ()) -> dict:
+    """What a result states of one device; medians in milliseconds."""
+
+    def one(p50: float) -> dict:
+        how = {"threads": 4, "batch": 1, "provider": "CPUExecutionProvider", "runtime": "onnxruntime"}
+        return {**how, "p50_ms": p50, "p90_ms": p50, "p50_interval_ms": [p50, p50], "runtime_version": "1.31.1"}
+
+    ratio = after / before
+    return {
+        "device": name,
+        "name": called or name,
+        "processor": "a board",
+        "before": one(before),
+        "after": one(after),
+        "ratio": ratio,
+        "speedup": 1 / ratio,
+        "doubts": list(doubts),
+    }
+
+
+def aimed(device: str, *, slope: float, step: int) -> dict:
+    """How a latency target on one device was pursued, in two plans."""
+    plan = {
+        "predicted_ms": 9.0,
+        "measured_ms": 10.0,
+        "factor": 1.1,
+        "measured_over_predicted": 10 / 9,
+        "of_target": 1.25,
+    }
+    layer = {"layer": "conv_1", "row": "Conv 3x3", "ms": 2.0, "share": 0.4, "kept": {"0": 24}}
+    return {
+        device: {
+            "device": device,
+            "target_ms": 8.0,
+            "original_ms": 16.0,
+            "original_predicted_ms": 15.2,
+            "reached_ms": 7.8,
+            "met": True,
+            "corrections": 1,
+            "plans": [plan, {**plan, "measured_ms": 7.8, "of_target": 0.975}],
+            "steps": {"Conv": step},
+            "prediction_error": 0.05,
+            "factors": {"Conv": 1.2},
+            "rows_asked": 12,
+            "rows_reused": 3,
+            "layers": [{**layer, "ms_per_channel": {"0": slope}}],
+        }
+    }
+
+
+JETSON, SERVER = "dev_00000000000000000000000001", "dev_local"
+
+
+def test_each_device_has_its_latencies_and_gains() -> None:
+    """Edge beside server: medians, what remains, how many times as fast; a device that is away says why."""
+    found = result()
+    away = {"device": "dev_away", "name": "Pi", "problem": {"detail": "It was not heard of since noon."}}
+    jetson = on_device(JETSON, before=40.0, after=16.0, called="Jetson <TX2>", doubts=("the clock fell",))
+    found["devices"] = [on_device(SERVER, before=8.0, after=4.0), jetson, away]
+    page = render(found)
+
+    assert "Latency on each device" in page
+    assert f"40.0{MS}" in page
+    assert "Jetson &lt;TX2&gt;" in page
+    assert f"40.0{PERCENT}" in page  # 16 of 40 ms
+    assert "2.50 times" in page
+    assert "2.00 times" in page
+    assert "not stable: the clock fell" in page
+    assert "not stated: It was not heard of since noon." in page
+    assert "server (dev_local) 2.00 times, Jetson &lt;TX2&gt; 2.50 times" in page
+
+
+def test_the_table_of_targets_has_a_column_for_each_device() -> None:
+    """Times and shares of each target on each device, and quality against latency where several were timed."""
+    variants = []
+    for number, target in enumerate(("latency=50%@dev_local", f"latency=50%@{JETSON}")):
+        found = result(target=target, macs=1_000_000 + number)
+        found["devices"] = [
+            on_device(SERVER, before=8.0, after=4.0 + number),
+            on_device(JETSON, before=40.0, after=22.0 - 2 * number, called="Jetson"),
+        ]
+        variants.append(found)
+    page = render({**variants[0], "variants": variants})
+    heads = page[page.index("<h2>All targets") : page.index("</thead>", page.index("<h2>All targets"))]
+
+    assert "<th>server (dev_local)</th><th>Jetson</th>" in heads
+    assert f"20.0{MS}" in page
+    assert "Held-out quality against latency on Jetson" in page
+    assert "Gains at the edge" in page
+
+
+def test_plans_for_two_devices_differ_for_a_reason() -> None:
+    """Layers whose widths differ are listed with what a channel costs on each device, and in which steps."""
+    variants = []
+    for target, width, facts in (
+        ("latency=8ms@dev_local", 24, aimed(SERVER, slope=0.001, step=16)),
+        (f"latency=8ms@{JETSON}", 8, aimed(JETSON, slope=0.25, step=4)),
+    ):
+        found = result(target=target)
+        found["facts"] = {"latency": facts}
+        found["layers"] = [
+            {"name": "conv_1", "kind": "Conv", "before": 32, "after": width},
+            {"name": "fc", "kind": "Gemm", "before": 10, "after": 10},
+        ]
+        variants.append(found)
+    page = render({**variants[0], "variants": variants})
+    reasons = page[page.index("Why plans for different devices differ") :]
+    reasons = reasons[: reasons.index("</table>")]
+
+    assert '<th scope="row">conv_1</th><td>32</td><td>24</td><td>8</td>' in reasons
+    assert "1 µs a channel in steps of 16" in reasons
+    assert "250 µs a channel in steps of 4" in reasons
+    assert "fc" not in reasons
+    assert page.count("was aimed at") == 2
+    assert f"97.5{PERCENT}" in page  # 7.8 of 8 ms
+    assert "after 1 correction." in page
+    assert "12 new, 3 known before" in page

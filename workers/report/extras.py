@@ -14,6 +14,7 @@ from workers.report.summary import Facts
 from workers.report.words import plain, spelled
 
 ORDERS: Final = ("step", "epoch", "round", "generation", "iteration", "samples")
+LATENCY: Final = "latency"  # has a section of its own: devices.py
 ROWS_AT_MOST: Final = 400
 CURVES_AT_MOST: Final = 6
 _TRIED: Final = ("kind", "macs", "params", "of", "fall", "held", "samples", "shipped")
@@ -34,7 +35,7 @@ class Extra:
 
 def extras(variant: Facts) -> list[Extra]:
     """Give everything a method states beyond what every method does."""
-    facts = variant.get("facts") or {}
+    facts = {key: value for key, value in (variant.get("facts") or {}).items() if key != LATENCY}
     records = {key: value for key, value in facts.items() if _records(value)}
     series = {key: value for key, value in facts.items() if _series(value)}
     lines = tuple((spelled(key), plain(value)) for key, value in facts.items() if key not in {**records, **series})

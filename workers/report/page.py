@@ -15,6 +15,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from workers.pruning.types import Phase
+from workers.report import devices as on_devices
 from workers.report import pictures, summary
 from workers.report.drawing import Drawing
 from workers.report.extras import Extra, extras
@@ -42,6 +43,9 @@ class Part:
     stage_quality: Drawing | None
     training_loss: Drawing | None
     latency: Drawing | None
+    devices: list[on_devices.DeviceRow]
+    gains: Drawing | None
+    aims: list[on_devices.Aim]
     extras: list[Extra]
 
 
@@ -53,13 +57,24 @@ def render(result: Mapping[str, Any]) -> str:
         source=result.get("source") or {},
         warnings=_warnings(variants),
         parts=[_part(variant) for variant in variants],
-        targets=summary.target_rows(variants) if len(variants) > 1 else [],
+        targets=_targets(variants),
+        device_names=on_devices.columns(variants),
         tradeoff=pictures.tradeoff(variants),
+        device_tradeoffs=on_devices.tradeoffs(variants),
+        device_gains=on_devices.gains(variants) if len(variants) > 1 else None,
+        differences=on_devices.differences(variants),
         timing=_timing(result),
         frozen=result.get("frozen", ()),
         sections=[(title, lines) for title, lines in _sections(result, variants) if lines],
         document=_document(result),
     )
+
+
+def _targets(variants: list[Facts]) -> list[Mapping[str, Any]]:
+    """Give one row for each of several targets, with a column for each device."""
+    names = on_devices.columns(variants)
+    rows = summary.target_rows(variants) if len(variants) > 1 else []
+    return [{**row, "devices": on_devices.cells(one, names)} for row, one in zip(rows, variants, strict=False)]
 
 
 @cache
@@ -87,6 +102,9 @@ def _part(variant: Facts) -> Part:
         stage_quality=pictures.stage_quality(variant),
         training_loss=pictures.training(variant),
         latency=pictures.latency(variant),
+        devices=on_devices.rows(variant),
+        gains=on_devices.gains([variant]),
+        aims=on_devices.aims(variant),
         extras=extras(variant),
     )
 
