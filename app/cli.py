@@ -47,7 +47,7 @@ def serve(**given: Any) -> None:
 
 @main.command()
 @click.argument("network", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="MODEL")
-@click.option("--target", help="What must remain: flops=50%, macs=62M, params=1.2M; joined by commas.")
+@click.option("--target", help="What must remain: flops=50%, params=1.2M, latency=8ms@dev_local; joined by commas.")
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 1, min_open=True),
