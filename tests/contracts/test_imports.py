@@ -33,6 +33,8 @@ def test_the_web_process_loads_neither_the_engine_nor_its_tools(module: str) -> 
         "workers.pruning.surgery.cut",
         "workers.pruning.allocation.rank",
         "workers.pruning.measure.latency",
+        "workers.pruning.measure.stopwatch",
+        "workers.pruning.latency.model",
         "workers.edge_agent",
         "workers.edge_measure",
     ],
