@@ -18,17 +18,12 @@ from typing import Any, Final
 from workers.checkpoints import FileJournal
 from workers.progress import Reporter, weights_of
 from workers.protocol import PARENT_VARIABLE, PIPE_VARIABLE, LineWriter
-from workers.pruning.errors import DeviceRefused, OutOfMemory, PruningError
+from workers.pruning.errors import DeviceRefused, OutOfMemory, PruningError, says_no_memory
 from workers.pruning.types import Json, Run, Stopwatch
 from workers.sandbox import Limits, SandboxIncomplete, die_with_parent, enter
 from workers.stopwatch import ServiceStopwatch
 
 Emit = Callable[[Mapping[str, Json]], None]
-# What allocators say that do not raise MemoryError: torch on CPU and CUDA, ONNX Runtime, the C++ library, pthreads.
-_NO_MEMORY: Final = (
-    "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate memory",
-    "out of memory", "bad_alloc", "bad allocation", "can't start new thread",
-)  # fmt: skip
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -104,10 +99,22 @@ def _work(order: Order, reporter: Reporter, emit: Emit) -> dict[str, Json]:
         journal=journal,
         clock=time.monotonic,
         stopwatches=_stopwatches(order, journal, emit),
+        memory_bytes=_unused_memory(order.limits),
     )
     called = {clock["device"]: {key: clock[key] for key in ("name", "processor")} for clock in order.clocks}
     spec = PruneSpec.from_json({**order.spec, "called": called})
     return pipeline.prune(spec, network=_given(order.network, "network"), dataset=order.dataset, out=order.out, run=run)
+
+
+def _unused_memory(limits: Limits) -> int | None:
+    """Give the bytes that this process may still take, the engine being loaded; None where there is no limit."""
+    if limits.memory_bytes is None or limits.device != "cpu":
+        return None
+    try:
+        mapped = int(Path(f"/proc/{os.getpid()}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+    return max(0, limits.memory_bytes - mapped)
 
 
 def _stopwatches(order: Order, journal: FileJournal, emit: Emit) -> dict[str, Stopwatch]:
@@ -143,8 +150,7 @@ def problem_of(error: Exception) -> dict[str, Json]:
 
     A traceback may hold samples or paths of the host, so it goes to the attempt's log and never to the user.
     """
-    said = "" if isinstance(error, DeviceRefused) else str(error).lower()  # a device's words are not about this attempt
-    if isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY):
+    if says_no_memory(error) and not isinstance(error, DeviceRefused):  # a device's words are not about this attempt
         error = OutOfMemory(
             "The attempt needs more memory than it may use",
             actual=None,

@@ -1,6 +1,6 @@
 """One pruned network: run the method, write the file, judge the file, and say how far its quality fell."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,11 +12,13 @@ from workers.pruning.export.write import write
 from workers.pruning.graph import load
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
 from workers.pruning.methods import METHODS, require_aim
+from workers.pruning.methods.room import lack
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.training.evaluate import Answers, Evaluation, evaluate
 from workers.pruning.types import Json, Phase
 
 PARITY_SAMPLES: Final = 8
+CHOOSING, SHRINKING = "auto", "dynhp"
 _ROUNDING: Final = 1e-9  # 0.93 - 0.90 is more than 0.03 in floating point
 
 
@@ -59,7 +61,7 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     """
     run = task.run
     require_aim(spec.method, task)
-    outcome = METHODS[spec.method](task, **spec.options)
+    outcome = _outcome(spec, task)
     if outcome.pruned_task is not None:
         task = outcome.pruned_task
     run.report(Phase.EXPORT, 0.0)
@@ -74,6 +76,15 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     evaluation = _judged(load.load(content), task)
     before = None if outcome.pruned_task is None else _judged(task.uploaded, task)
     return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation, before=before)
+
+
+def _outcome(spec: PruneSpec, task: Task) -> Outcome:
+    """Run the method; `auto` gives way to `dynhp` where training the network whole would not fit the worker."""
+    lacking = lack(task) if spec.method == CHOOSING else None
+    if lacking is None:
+        return METHODS[spec.method](task, **spec.options)
+    outcome = METHODS[SHRINKING](task, memory_budget_bytes=lacking.room_bytes)
+    return replace(outcome, warnings=(lacking.warning, *outcome.warnings), facts={**lacking.to_json(), **outcome.facts})
 
 
 def _judged(graph: ir.Model, task: Task) -> Evaluation:

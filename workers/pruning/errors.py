@@ -24,7 +24,7 @@ PruningError
 A class lives here because two stages may raise it; what is particular to one stage is said in its message.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class PruningError(Exception):
@@ -188,3 +188,15 @@ class DeviceRefused(PruningError):
 
     code = "measurement-failed"
     title = "The device could not measure the network"
+
+
+# What allocators say that do not raise MemoryError: torch on CPU and CUDA, ONNX Runtime, the C++ library, pthreads.
+_NO_MEMORY: Final = (
+    "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate memory",
+    "out of memory", "bad_alloc", "bad allocation", "can't start new thread",
+)  # fmt: skip
+
+
+def says_no_memory(error: Exception) -> bool:
+    """Whether an exception of any library means that memory ran out."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)

@@ -322,3 +322,4 @@ class Run:
     journal: Journal
     clock: Callable[[], float]  # monotonic seconds
     stopwatches: Mapping[str, Stopwatch] = field(default_factory=dict)  # by device id
+    memory_bytes: int | None = None  # that may still be taken; None: not limited

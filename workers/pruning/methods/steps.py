@@ -242,8 +242,9 @@ def stage(task: Task, name: str, graph: ir.Model, phase: Phase) -> Stage:
 
 
 def training_warnings(finetuned: Finetuned | None) -> tuple[str, ...]:
-    """Say so where fine-tuning was undone."""
+    """Say so where fine-tuning was undone, or had to be done otherwise."""
     if finetuned is None or finetuned.improved:
-        return ()
+        return () if finetuned is None else finetuned.notes
     before, after = finetuned.loss_before, finetuned.loss_after
-    return (f"Fine-tuning was undone: the loss on stored training samples went from {before:.4g} to {after:.4g}.",)
+    undone = f"Fine-tuning was undone: the loss on stored training samples went from {before:.4g} to {after:.4g}."
+    return (*finetuned.notes, undone)

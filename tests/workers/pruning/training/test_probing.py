@@ -21,12 +21,12 @@ class Bowl(torch.nn.Module):
         return 0.5 * self.curvature * self.weight.square().sum()
 
 
-@pytest.mark.parametrize(("curvature", "rate"), [(50.0, 0.01), (180.0, 0.005), (900.0, 0.000625)])
-def test_the_rate_is_halved_until_twice_of_it_descends(curvature, rate):
-    """Gradient descent falls below 2 / curvature: twice the rate has to be under that (by hand)."""
+@pytest.mark.parametrize(("curvature", "rate"), [(45.0, 0.01), (90.0, 0.005), (900.0, 0.0003125)])
+def test_the_rate_is_halved_until_four_times_of_it_descends(curvature, rate):
+    """Gradient descent falls below 2 / curvature: four times the rate has to be under that (by hand)."""
     bowl = Bowl(curvature)
 
-    assert 2 * rate < 2 / curvature <= 4 * rate or rate == 0.01
+    assert 4 * rate < 2 / curvature <= 8 * rate
     assert bearable_rate(0.01, bowl, [bowl.loss]) == rate
 
 
