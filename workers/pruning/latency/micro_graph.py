@@ -11,7 +11,9 @@ from workers.pruning.graph.values import initializer
 from workers.pruning.latency.rows import PRODUCTS, Operand, Row, Shape
 
 OPSET: Final = 17
-_IR_VERSION: Final = 8
+_AXES_AS_INPUT: Final = 18
+_FIRST: Final = {"Gelu": 20, "Mish": 18}  # versions that brought an operator
+_IR_VERSION: Final = 9
 _WEIGHT: Final = 0.01
 
 
@@ -31,10 +33,17 @@ def micro_graph(row: Row) -> bytes:
         outputs,
         nodes=builder.nodes,
         initializers=builder.initializers,
-        opset_imports={"": OPSET},
+        opset_imports={"": _opset(row)},
         name="row",
     )
     return to_bytes(ir.Model(graph, ir_version=_IR_VERSION))
+
+
+def _opset(row: Row) -> int:
+    """The operators of a row as the network that it comes from writes them, in no newer a version than it takes."""
+    if row.operator == "ReduceMean" and len(row.operands) > 1:
+        return _AXES_AS_INPUT
+    return _FIRST.get(row.operator, OPSET)
 
 
 _SUMMED: Final = frozenset({"Conv", "ConvTranspose"})

@@ -22,6 +22,9 @@ KEYS = [
     "Conv+Sigmoid float32 1x8x9x9;w12x4x3x3->1x12x7x7 *1",
     "Softmax float32 1x6x6->1x6x6 axis=-1 *4",
     "Clip float32 1x6;=float32:scalar:0;=float32:scalar:6->1x6 *4",
+    "ReduceMean float32 1x64x8x8;=int64:-1,-2->1x64x1x1 keepdims=1 noop_with_empty_axes=0 *4",
+    "ReduceMean float32 1x64x8x8->1x64x1x1 axes=2,3 keepdims=1 *4",
+    "Gelu float32 1x6x4->1x6x4 *4",
     "LeakyRelu float32 1x6->1x6 alpha=0.1 *4",
 ]
 
