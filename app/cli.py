@@ -1,29 +1,25 @@
-"""`espalier`: serve, prune, jobs, report, models, devices, agent, doctor. Over HTTP; it never loads torch itself."""
+"""`espalier`: serve, prune, jobs, report, models, doctor and those of device_commands.py. It never loads torch."""
 
 import functools
 import itertools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 
+from app import device_commands
 from app.client import Client, RequestFailed
+from app.command import key_option, reported, url_option
 from app.console import JobProgress, listing, result_table
 from app.settings import Settings
 
-Answer = TypeVar("Answer")
 Job = dict[str, Any]
 Show = Callable[[Job], None]
 Ask = Callable[[Path, Path | None, Job, Path, Show], Job]
-DEFAULT_URL = "http://127.0.0.1:8000"
-
-_url = click.option("--url", envvar="ESPALIER_URL", default=DEFAULT_URL, show_default=True, help="The service.")
-_key = click.option("--key", envvar="ESPALIER_KEY", default=None, help="API key, where the service asks for one.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,8 +68,8 @@ def serve(**given: Any) -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="With --local: torch threads."
 )
-@_url
-@_key
+@url_option
+@key_option
 def prune(  # noqa: PLR0913  # each option of the command is one argument
     *,
     network: Path,
@@ -105,7 +101,7 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     console = Console(stderr=True)
     ask = _prune_locally(threads) if local else _prune_remotely(Client(url, key))
     with JobProgress(console) as bar:
-        result = _reported(console, lambda: ask(network, data, asked, output, bar.show))
+        result = reported(console, lambda: ask(network, data, asked, output, bar.show))
     Console().print(result_table(result))
     for warning in result.get("warnings", ()):
         console.print(f"[yellow]note[/yellow] {warning}")
@@ -145,18 +141,18 @@ def _prune_remotely(client: Client) -> Ask:
 @click.argument("job", required=False)
 @click.option("--cancel", is_flag=True, help="Cancel JOB.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
-@_url
-@_key
+@url_option
+@key_option
 def jobs(*, job: str | None, cancel: bool, limit: int, url: str, key: str | None) -> None:
     """List jobs, or show or cancel one."""
     console = Console()
     client = Client(url, key)
     if job is None:
-        newest = _reported(console, lambda: list(itertools.islice(client.jobs(), limit)))
+        newest = reported(console, lambda: list(itertools.islice(client.jobs(), limit)))
         rows = [(j["id"], j["state"], j["method"], j["created_at"], _phase(j)) for j in newest]
         console.print(listing("jobs", ("id", "state", "method", "created", "progress"), rows))
     else:
-        console.print_json(data=_reported(console, lambda: client.cancel(job) if cancel else client.job(job)))
+        console.print_json(data=reported(console, lambda: client.cancel(job) if cancel else client.job(job)))
 
 
 def _phase(job: dict[str, Any]) -> str:
@@ -167,88 +163,31 @@ def _phase(job: dict[str, Any]) -> str:
 @main.command()
 @click.argument("job")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page.")
-@_url
-@_key
+@url_option
+@key_option
 def report(*, job: str, output: Path, url: str, key: str | None) -> None:
     """Download the report of JOB: one page, to be opened in any browser."""
     console = Console(stderr=True)
     with Client(url, key) as client:
-        _reported(console, lambda: client.download(job, output, ending="report.html"))
+        reported(console, lambda: client.download(job, output, ending="report.html"))
     console.print(f"wrote {output}")
 
 
 @main.command()
 @click.argument("network", required=False, metavar="[MODEL]")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
-@_url
-@_key
+@url_option
+@key_option
 def models(*, network: str | None, limit: int, url: str, key: str | None) -> None:
     """List uploaded models, or show one with its analysis."""
     console = Console()
     client = Client(url, key)
     if network is None:
-        newest = _reported(console, lambda: list(itertools.islice(client.models(), limit)))
+        newest = reported(console, lambda: list(itertools.islice(client.models(), limit)))
         rows = [(m["id"], m["name"], m["state"], m["size_bytes"], m["created_at"]) for m in newest]
         console.print(listing("models", ("id", "name", "state", "bytes", "created"), rows))
     else:
-        console.print_json(data=_reported(console, lambda: client.model(network)))
-
-
-@main.command()
-@click.argument("network", required=False, metavar="[MODEL|ARTIFACT]")
-@click.option("--register", metavar="NAME", help="Register a device; its token is shown this once.")
-@click.option("--revoke", metavar="DEVICE", help="Take a device's token back.")
-@click.option("--on", "device", metavar="DEVICE", help="Ask DEVICE for the latency of MODEL or ARTIFACT.")
-@_url
-@_key
-def devices(
-    *, network: str | None, register: str | None, revoke: str | None, device: str | None, url: str, key: str | None
-) -> None:
-    """List devices, register or revoke one, or ask one for the latency of a model or artifact."""
-    if (network is None) != (device is None):
-        raise click.UsageError("A measurement needs both: a model or artifact, and --on DEVICE.")
-    console = Console()
-    client = Client(url, key)
-    if register:
-        console.print_json(data=_reported(console, lambda: client.register_device(register)))
-    elif revoke:
-        _reported(console, lambda: client.revoke_device(revoke))
-    elif network and device:
-        console.print_json(data=_reported(console, lambda: client.measure(device, network)))
-    else:
-        found = _reported(console, lambda: list(client.devices()))
-        rows = [(d["id"], d["name"], d["state"], d["seen_at"] or "", _processor(d)) for d in found]
-        console.print(listing("devices", ("id", "name", "state", "seen", "processor"), rows))
-
-
-def _processor(device: dict[str, Any]) -> str:
-    known = device["attributes"] or {}
-    return " ".join(str(known[key]) for key in ("board", "cpu") if known.get(key))
-
-
-@main.command()
-@_url
-@click.option("--token", envvar="ESPALIER_DEVICE_TOKEN", help="The device's token, from its registration.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Where none are asked.")
-@click.option("--provider", default="cpu", show_default=True, help="Where none is asked: cuda, xnnpack, ..., or best.")
-@click.option("--work-dir", type=click.Path(file_okay=False, path_type=Path), help="[default: in ~/.cache]")
-@click.option("--once", is_flag=True, help="End when there is nothing more to do.")
-@click.option("--bundle", type=click.Path(dir_okay=False, path_type=Path), help="Write the agent as one file instead.")
-def agent(
-    *, url: str, token: str | None, threads: int, provider: str, work_dir: Path | None, once: bool, bundle: Path | None
-) -> None:
-    """Measure networks on this machine for a service. Needs the extra `edge`, or --bundle FILE copied to a device."""
-    if bundle is None and not token:
-        raise click.UsageError("The agent needs a token: --token or ESPALIER_DEVICE_TOKEN.")
-    command = [sys.executable, "-m"]
-    if bundle is not None:
-        command += ["workers.edge_bundle", str(bundle)]
-    else:
-        command += ["workers.edge_agent", "--url", url, "--threads", str(threads), "--provider", provider]
-        command += ["--work-dir", str(work_dir)] if work_dir else []
-        command += ["--once"] if once else []
-    # By name, since this side never imports workers; the token by environment, where other users cannot read it.
-    os.execve(sys.executable, command, {**os.environ, "ESPALIER_DEVICE_TOKEN": token or ""})  # noqa: S606
+        console.print_json(data=reported(console, lambda: client.model(network)))
 
 
 @main.command()
@@ -263,16 +202,8 @@ def doctor(*, worker: bool) -> None:
     sys.exit(0 if all(finding.works for finding in findings if finding.needed) else 1)
 
 
-def _reported(console: Console, call: Callable[[], Answer]) -> Answer:
-    """Return the call's answer, or print its problem and leave with status 1."""
-    try:
-        return call()
-    except RequestFailed as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("cancelled")
-        sys.exit(130)
+for _command in device_commands.COMMANDS:
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

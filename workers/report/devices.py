@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.domain.comparison import LOCAL, differing_layers
+from workers.report.differences import LOCAL, differing_layers
 from workers.report.drawing import TEXT_WIDTH, WIDTH, Drawing, axis_below, axis_left, scale
 from workers.report.words import milliseconds, share, shortened, significant
 

@@ -1,7 +1,13 @@
-"""Where the plans of two results differ, and why: for the report and for `espalier compare`. Plain data, no engine."""
+"""Where the plans of two results differ, and why: for the report, and as a process of its own for `espalier compare`.
 
+`python -m workers.report.differences` reads plans, pairs of a name and a result, as JSON and answers in JSON: the web
+side loads nothing of the workers, and a sandboxed attempt reads nothing of the web side.
+"""
+
+import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 LOCAL: Final = "dev_local"
@@ -65,3 +71,14 @@ def _cost(device: str, known: Facts, learned: Mapping[str, int]) -> str:
     step = next((step for kind, step in learned.items() if str(known["row"]).startswith(kind)), None)
     words = f"{100 * known['share']:.0f} % of the time on {device}, {1000 * slope:.3g} µs a channel"
     return words if step is None else f"{words} in steps of {step}"
+
+
+def main() -> None:
+    """Answer with the layers that differ, and the steps that each plan's devices like."""
+    plans = [(str(name), plan) for name, plan in json.load(sys.stdin)]
+    layers = [asdict(one) for one in differing_layers(plans)]
+    json.dump({"layers": layers, "steps": [steps(plan) for _, plan in plans]}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
