@@ -16,7 +16,7 @@ from app.db.tables import (
     NetworkRow,
 )
 from app.domain.report import MeasurementReport
-from app.domain.timing import instability, median_interval
+from app.domain.timing import median_interval, unstable
 from app.services.device_work import Lease
 from app.services.devices import Device
 
@@ -136,7 +136,7 @@ def measurement(row: MeasurementRow) -> Json:
         "job": row.job_id,
         **{field: getattr(row, field) for field in _MEASUREMENT_FIELDS},
         "p50_interval_ms": median_interval(samples),
-        "unstable": list(instability(samples)),
+        "unstable": list(unstable(samples, row.host)),
         "source": row.source,
         "created_at": timestamp(row.created_at),
     }

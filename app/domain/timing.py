@@ -5,12 +5,15 @@ test holds the two equal. Here they are computed from what a device sends and fr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
 
 CONFIDENCE: Final = 0.95
 DRIFT_ALLOWED: Final = 0.05  # of the median, first third against last third
+NOTES_AT_MOST: Final = 10
+NOTE_LENGTH: Final = 200
+ON_CPU_REQUIRED: Final = 0.9  # of wall time; below it, other programs took the processor
 WIDTH_ALLOWED: Final = 0.05  # half-width of the median's interval, of the median
 
 
@@ -44,6 +47,18 @@ def instability(samples: Sequence[float]) -> tuple[str, ...]:
         drift = (median(samples[-third:]) - median(samples[:third])) / middle
         if abs(drift) > DRIFT_ALLOWED:
             reasons.append(f"the latency drifted by {drift:+.1%} during the measurement (allowed {DRIFT_ALLOWED:.0%})")
+    return tuple(reasons)
+
+
+def unstable(samples: Sequence[float], host: Mapping[str, object]) -> tuple[str, ...]:
+    """Say why a measurement does not state one latency: its samples, other programs, or what the machine noted."""
+    reasons = list(instability(samples))
+    share = host.get("on_cpu_share")
+    if isinstance(share, float) and share < ON_CPU_REQUIRED:
+        reasons.append(f"other programs took the processor for {1 - share:.0%} of the time")
+    notes = host.get("notes")
+    if isinstance(notes, list):
+        reasons += [note[:NOTE_LENGTH] for note in notes[:NOTES_AT_MOST] if isinstance(note, str)]
     return tuple(reasons)
 
 

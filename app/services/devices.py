@@ -338,12 +338,20 @@ def _network(session: Session, tenant: str, asked: MeasurementSpec | NetworkRef)
         network = inputs.find(session, NetworkRow, tenant, asked.model)
         if network is None:
             raise NotFound(f"There is no model {asked.model}.")
+        if network.external_data_sha256:
+            raise ValidationFailed(
+                f"The weights of {asked.model} lie in a file of their own; devices are sent one file.",
+                advice="Save the network with its weights inside, which up to 2 GiB is possible.",
+            )
         return network.sha256, network.size_bytes
     artifact = artifacts.find(session, tenant, asked.artifact or "")
     if artifact is None:
         raise NotFound(f"There is no artifact {asked.artifact}.")
     if artifact.kind != "onnx":
         raise ValidationFailed(f"{artifact.id} is a {artifact.kind}; only ONNX artifacts can be timed.")
+    made = artifacts.of_job(session, tenant, artifact.job_id)
+    if any(one.kind == "external_data" and one.target == artifact.target for one in made):
+        raise ValidationFailed(f"The weights of {artifact.id} lie in a file of their own; devices are sent one file.")
     return artifact.sha256, artifact.size_bytes
 
 

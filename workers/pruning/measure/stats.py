@@ -12,6 +12,8 @@ from workers.pruning.types import FloatArray, Measurement
 CONFIDENCE: Final = 0.95
 DRIFT_ALLOWED: Final = 0.05  # of the median, first third against last third
 WIDTH_ALLOWED: Final = 0.05  # half-width of the median's interval, of the median
+NOTES_AT_MOST: Final = 10
+NOTE_LENGTH: Final = 200
 ON_CPU_REQUIRED: Final = 0.9  # of wall time; below it, other programs took the processor
 
 
@@ -110,11 +112,14 @@ def compare(before: Measurement, after: Measurement) -> Comparison:
 
 
 def unstable(measurement: Measurement) -> tuple[str, ...]:
-    """Say why a measurement does not state one latency, other programs on its processor among it."""
+    """Say why a measurement does not state one latency: its samples, other programs, or what the machine noted."""
     reasons = list(instability(measurement.samples_ms))
     on_cpu = measurement.host.get("on_cpu_share")
     if isinstance(on_cpu, float) and on_cpu < ON_CPU_REQUIRED:
         reasons.append(f"other programs took the processor for {1 - on_cpu:.0%} of the time")
+    notes = measurement.host.get("notes")
+    if isinstance(notes, Sequence) and not isinstance(notes, str):
+        reasons += [note[:NOTE_LENGTH] for note in notes[:NOTES_AT_MOST] if isinstance(note, str)]
     return tuple(reasons)
 
 
