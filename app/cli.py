@@ -13,7 +13,7 @@ from rich.console import Console
 
 from app import device_commands
 from app.client import Client, RequestFailed
-from app.command import key_option, reported, url_option
+from app.command import connected, key_option, reported, url_option
 from app.console import JobProgress, listing, result_table
 from app.settings import Settings
 
@@ -146,7 +146,7 @@ def _prune_remotely(client: Client) -> Ask:
 def jobs(*, job: str | None, cancel: bool, limit: int, url: str, key: str | None) -> None:
     """List jobs, or show or cancel one."""
     console = Console()
-    client = Client(url, key)
+    client = connected(url, key)
     if job is None:
         newest = reported(console, lambda: list(itertools.islice(client.jobs(), limit)))
         rows = [(j["id"], j["state"], j["method"], j["created_at"], _phase(j)) for j in newest]
@@ -181,7 +181,7 @@ def report(*, job: str, output: Path, url: str, key: str | None) -> None:
 def models(*, network: str | None, limit: int, url: str, key: str | None) -> None:
     """List uploaded models, or show one with its analysis."""
     console = Console()
-    client = Client(url, key)
+    client = connected(url, key)
     if network is None:
         newest = reported(console, lambda: list(itertools.islice(client.models(), limit)))
         rows = [(m["id"], m["name"], m["state"], m["size_bytes"], m["created_at"]) for m in newest]

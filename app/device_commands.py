@@ -11,8 +11,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from app.client import Client
-from app.command import key_option, reported, url_option
+from app.command import connected, key_option, reported, url_option
 from app.console import listing
 
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -46,7 +45,7 @@ def devices(  # noqa: PLR0913  # each option of the command is one argument
     if bool(networks) != (device is not None):
         raise click.UsageError("A measurement needs both: models or artifacts, and --on DEVICE.")
     console = Console()
-    client = Client(url, key)
+    client = connected(url, key)
     if register:
         console.print_json(data=reported(console, lambda: client.register_device(register)))
     elif revoke:
@@ -117,7 +116,7 @@ def measurements(  # noqa: PLR0913  # each option of the command is one argument
 ) -> None:
     """List measured latencies, newest first; export them, or import those of another service."""
     console = Console()
-    client = Client(url, key)
+    client = connected(url, key)
     given = {"device": device, "kind": kind, **_named(network)}
     which = {name: value for name, value in given.items() if value is not None}
     if origin is not None:
@@ -160,7 +159,7 @@ def _doubt(found: dict[str, Any]) -> str:
 def compare(*, first: str, second: str, url: str, key: str | None) -> None:
     """Show where the plans of two jobs differ, and why: widths side by side, steps that the devices like."""
     console = Console()
-    client = Client(url, key)
+    client = connected(url, key)
     jobs = reported(console, lambda: [client.job(job) for job in (first, second)])
     for job in jobs:
         if job["result"] is None:
