@@ -3,9 +3,9 @@
     python -m benchmarks.deciding TABLE [TABLE ...] --out RESULTS.jsonl [--seeds 0 1 2] [--methods auto ...]
     python -m benchmarks.deciding report --out RESULTS.jsonl [--docs docs/benchmarks.md]
 
-Tables: originals untrained trained time long full search rounds filters dynamic. Each row is written to RESULTS as
-soon as it is known; rows that are there are not computed again. A row that fails is reported and left out, and the next
-begins.
+Tables: originals untrained trained time long full search rounds folds filters dynamic. Each row is written to RESULTS
+as soon as it is known; rows that are there are not computed again. A row that fails is reported and left out, and the
+next begins.
 """
 
 import argparse
@@ -34,6 +34,7 @@ TABLES: Final[Mapping[str, Callable[[Wishes], Iterator[Row]]]] = {
     "full": accuracy_tables.full_budget,
     "search": method_tables.search_time,
     "rounds": method_tables.rounds,
+    "folds": method_tables.folds,
     "filters": method_tables.filters,
     "dynamic": method_tables.dynamic,
 }

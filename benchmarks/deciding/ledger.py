@@ -58,9 +58,8 @@ class Ledger:
         entry = {"table": row.table, "key": dict(row.key), "figures": dict(figures), "setting": dict(setting)}
         text = json.dumps(entry, sort_keys=True, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        with self.path.open("ab", buffering=0) as file:  # one call: lines of two processes do not mix
+            file.write(text.encode())
             os.fsync(file.fileno())
 
 

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from benchmarks.deciding.accuracy_tables import ROUND_TO, base, brief
+from benchmarks.deciding.images import Images, Labelled
 from benchmarks.deciding.ledger import Figures, Row
 from benchmarks.deciding.ours import OURS, Ours
 from benchmarks.deciding.spending import SEARCH, Spending
-from benchmarks.deciding.subjects import SUBJECTS
+from benchmarks.deciding.subjects import SUBJECTS, Subject
 from benchmarks.deciding.wishes import Wishes
 from benchmarks.deciding.workbench import NO_TRAINING, Bench, Pruned, cost_figures
 from workers import result
@@ -20,15 +22,18 @@ from workers.prune_spec import Target
 from workers.pruning.allocation.budget import reachable
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.graph import cost
+from workers.pruning.methods import steps
 from workers.pruning.methods.task import Task
+from workers.pruning.scores.information_gain import information_gain
 from workers.pruning.surgery.cut import cut
 from workers.pruning.training.recipe import FinetuneSettings
-from workers.pruning.types import Budget, Json, Metric, Scores
+from workers.pruning.types import Budget, Json, Metric
 
 AUTHORS_EVALUATIONS: Final = 400
 MEASURED_EVALUATIONS: Final = (8, 32)  # two searches, so that what comes before the first candidate cancels out
 FILTERS_LEFT: Final = 0.2
 HALVINGS: Final = 14
+FOLDS: Final = 5
 PER_ROUND: Final = 0.12  # of all filters: 512 of the 4,224 of VGG-16, as the slides have it
 SMALLER: Final = 0.1  # of the parameters: ten times smaller
 
@@ -64,6 +69,37 @@ def rounds(wishes: Wishes) -> Iterator[Row]:
                         key=key,
                         compute=lambda b=bench, c=contender, r=ratio, e=epochs: _in_rounds(b, c, r, e),
                     )
+
+
+def folds(wishes: Wishes) -> Iterator[Row]:
+    """The same loop with one epoch a round, cross-validated: each fold of the training and held-out images judges once.
+
+    The network given has seen most of these images, so the spread counts here and not the level.
+    """
+    for seed in wishes.of("seeds", (0,)):
+        for name in wishes.of("networks", ("crackcnn",)):
+            for number in range(FOLDS):
+                bench = Bench(subject=of_fold(SUBJECTS[name], number), seed=seed, means=wishes.means)
+                for epochs in wishes.of("epochs", (1.0,)):
+                    options: dict[str, Json] = {"epochs_per_round": epochs, "share_per_round": PER_ROUND}
+                    contender = Ours(method="taylor", options=options, compensates=False)
+                    key = {"network": name, "method": "taylor", "fold": number, "seed": seed, "epochs": epochs}
+                    yield Row(
+                        table="folds", key=key, compute=lambda b=bench, c=contender, e=epochs: _in_rounds(b, c, 0.1, e)
+                    )
+
+
+def of_fold(subject: Subject, number: int) -> Subject:
+    """The subject with every FOLDS-th image, from `number` on, as its test set, and all others to train on."""
+
+    def divided(cache: Path) -> Images:
+        whole = subject.images(cache)
+        x, y = (np.concatenate([getattr(part, name) for part in (whole.train, whole.held_out)]) for name in "xy")
+        judges = np.arange(len(y)) % FOLDS == number
+        judged = Labelled(x=x[judges], y=y[judges])
+        return Images(train=Labelled(x=x[~judges], y=y[~judges]), held_out=judged, tests={"test": judged})
+
+    return replace(subject, name=f"{subject.name}-fold{number}", images=divided)
 
 
 def filters(wishes: Wishes) -> Iterator[Row]:
@@ -159,11 +195,8 @@ def _ratio_for_filters(bench: Bench) -> float:
     """The largest share of the MACs at which EasiEdge's ranking leaves no more than the wished share of filters."""
     task = bench.task((Target(metric="flops", ratio=1.0),), Spending(), round_to=ROUND_TO)
     full = cost.count(task.graph).macs
-    half = replace(task, budgets=(Budget(metric=Metric.MACS, limit=0.5 * full),))
-    OURS["easiedge"].prune(half, Spending(), NO_TRAINING)
-    memo = task.run.journal.recall("score")
-    assert memo is not None
-    scores = Scores(values=memo.arrays["scores"].astype(np.float64), source="recorded")
+    batches = steps.calibration_batches(task, steps.CALIBRATION_SAMPLES)
+    scores = information_gain(task.graph, task.grouping, batches, run=task.run, head=task.head)
     low = reachable(task.cost_model, min_keep=task.min_keep, round_to=task.round_to)[Metric.MACS] / full
     high = 1.0
     for _ in range(HALVINGS):

@@ -44,6 +44,7 @@ def markdown(lines: Sequence[Line]) -> str:
         ("full", "Full budget on a GPU", _long),
         ("search", "Search time", _search),
         ("rounds", "Rounds with a stop rule", _rounds),
+        ("folds", "Rounds, cross-validated", _folds),
         ("filters", "Four of five filters gone", _filters),
         ("dynamic", "Pruned while trained from nothing", _dynamic),
     )
@@ -174,6 +175,17 @@ def _rounds(lines: Sequence[Line]) -> str:
     return f"{_table((*header, 'MACs', 'latency', 'all s'), entries)}\n\n{verdicts.rounds(rows)}"
 
 
+def _folds(lines: Sequence[Line]) -> str:
+    entries = []
+    for (network, epochs, seed), found in by(lines, "folds", ("network", "epochs", "seed")).items():
+        before = stated(found, lambda line: figure(line, "accuracy", "original", "test"))
+        lost = stated(found, verdicts.lost_points)
+        cells = [str(network), f"{epochs:g}", str(seed), before, stated(found, _accuracy("trained")), lost]
+        entries.append([*cells, stated(found, lambda line: figure(line, "macs"))])
+    header = ("network", "epochs a round", "seed", "original", "accuracy", "points lost", "MACs")
+    return f"{_table(header, entries)}\n\nMean and standard deviation are over folds."
+
+
 def _filters(lines: Sequence[Line]) -> str:
     entries = []
     for (network, method, count), found in by(lines, "filters", ("network", "method", "steps")).items():
@@ -239,7 +251,7 @@ def _targets(lines: Sequence[Line]) -> str:
         for name, values in sorted(reached.items())
     ]
     header = ("method", "rows", "least of the limit used", "most", "rows above it", "rows more than 1 % below")
-    note = "Rows of `rounds` stop where accuracy falls and so may stay above their target on purpose."
+    note = "Rows of `taylor` in rounds stop where accuracy falls and so may stay above their target on purpose."
     return f"{_table(header, entries)}\n\n{note}"
 
 
