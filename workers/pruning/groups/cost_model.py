@@ -31,7 +31,8 @@ def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
     axes = Lengths(graph, grouping)
     weights = [value for value in graph.graph.initializers.values() if is_float(value)]
     sized = [(_weight_bytes(value), axes.of(value)) for value in weights]
-    full = sum(width * prod(_full(axis, grouping) for axis in axes_of) for width, axes_of in sized)
+    widths = [group.width for group in grouping.groups]
+    full = sum(width * prod(_full(axis, widths) for axis in axes_of) for width, axes_of in sized)
     rest = size_bytes(graph) - full + _growth(graph, grouping)
     return CostModel(
         widths=tuple(group.width for group in grouping.groups),
@@ -48,8 +49,7 @@ def _weight_bytes(value: ir.Value) -> float:
     return 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
 
 
-def _full(axis: Axis, grouping: Grouping) -> int:
-    widths = [group.width for group in grouping.groups]
+def _full(axis: Axis, widths: Sequence[int]) -> int:
     return sum(
         prod(length.fixed + sum(positions * widths[group] for group, positions in length.parts) for length in summand)
         for summand in axis

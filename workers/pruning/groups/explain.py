@@ -1,8 +1,9 @@
 """Groups in words: why these layers shrink together, and what they are worth."""
 
+import numpy as np
 import onnx_ir as ir
 
-from workers.pruning.types import CostModel, Group, Grouping, Json, Length, Role, Term
+from workers.pruning.types import FROZEN, CostModel, Group, Grouping, Json, Role, Term
 
 _MAX_LAYERS = 32
 
@@ -15,13 +16,13 @@ def explain(graph: ir.Model, grouping: Grouping, model: CostModel) -> list[dict[
     """
     order = {node.name or "": number for number, node in enumerate(graph.graph)}
     layers = _layers(grouping)
-    full = _sum(model.macs, model, -1)
+    full, gone = _savings(model)
     return [
         {
             "id": group.id,
             "channels": group.width,
             "layers": list(sorted(layers[index], key=lambda name: order.get(name, -1))[:_MAX_LAYERS]),
-            "share_of_macs": (full - _sum(model.macs, model, index)) / full if full else 0.0,
+            "share_of_macs": gone[index] / full if full else 0.0,
             "reason": _reason(group, len(layers[index])),
         }
         for index, group in enumerate(grouping.groups)
@@ -30,27 +31,31 @@ def explain(graph: ir.Model, grouping: Grouping, model: CostModel) -> list[dict[
 
 def _layers(grouping: Grouping) -> list[set[str]]:
     found: list[set[str]] = [set(group.producers) | set(group.consumers) for group in grouping.groups]
+    starts = np.asarray([group.start for group in grouping.groups])
     for entry in grouping.initializer_axes:
         if entry.role is Role.THROUGH:
-            present = set(entry.units.tolist())
-            for index, group in enumerate(grouping.groups):
-                if group.start in present:
-                    found[index].add(entry.node)
+            present = entry.units[entry.units != FROZEN]
+            for index in np.unique(np.searchsorted(starts, present, side="right") - 1).tolist():
+                found[index].add(entry.node)
     return found
 
 
-def _sum(terms: tuple[Term, ...], model: CostModel, without: int) -> float:
-    total = 0.0
-    for term in terms:
-        value = term.coefficient
-        for length in term.lengths:
-            value *= _length(length, model, without)
-        total += value
-    return total
+def _savings(model: CostModel) -> tuple[float, list[float]]:
+    """All MACs, and for every group those that go with all of it."""
+    full, gone = 0.0, [0.0] * len(model.widths)
+    for term in model.macs:
+        whole = _product(term, model, -1)
+        full += whole
+        for group in {group for length in term.lengths for group, _ in length.parts}:
+            gone[group] += whole - _product(term, model, group)
+    return full, gone
 
 
-def _length(length: Length, model: CostModel, without: int) -> int:
-    return length.fixed + sum(n * model.widths[group] for group, n in length.parts if group != without)
+def _product(term: Term, model: CostModel, without: int) -> float:
+    value = term.coefficient
+    for length in term.lengths:
+        value *= length.fixed + sum(n * model.widths[group] for group, n in length.parts if group != without)
+    return value
 
 
 def _reason(group: Group, num_layers: int) -> str:

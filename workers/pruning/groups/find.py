@@ -46,7 +46,7 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
     inside = _found(state, include, exclude)
     if not state.has_heads:
         return inside
-    return heads.crossed(inside, _found(propagate(graph, whole_heads=True), include, exclude))
+    return heads.crossed(inside, _found(propagate(graph, heads_of=state), include, exclude))
 
 
 def _found(state: Propagation, include: Sequence[str], exclude: Sequence[str]) -> Grouping:

@@ -31,11 +31,9 @@ def crossed(inside: Grouping, whole: Grouping) -> Grouping:
     to hold every unit of a group inside equally often, along each axis that both lie on. The number of channels is then
     a sum of products of kept heads and kept positions, and one cut after the other gives what both give together.
     """
-    uneven = {
-        index
-        for units, head_units in _shared_axes(inside, whole)
-        for index in _uneven(inside, units, whole, head_units)
-    }
+    kinds = _group_of_unit(inside), _group_of_unit(whole)
+    pairs = {(one.tobytes(), other.tobytes()): (one, other) for one, other in _shared_axes(inside, whole)}
+    uneven = {index for pair in pairs.values() for index in _uneven(*pair, *kinds)}
     number = np.full(whole.num_units + 1, FROZEN, np.int64)
     groups, start = list(inside.groups), inside.num_units
     for index, group in enumerate(whole.groups):
@@ -69,17 +67,24 @@ def _shared_axes(inside: Grouping, whole: Grouping) -> Iterator[tuple[IntArray, 
             yield inside.value_axes.get(name, {}).get(axis, np.full(len(units), FROZEN)), units
 
 
-def _uneven(inside: Grouping, units: IntArray, whole: Grouping, head_units: IntArray) -> Iterator[int]:
-    """Groups of heads on an axis whose heads do not all hold the same."""
+def _uneven(units: IntArray, head_units: IntArray, kinds: IntArray, head_kinds: IntArray) -> Iterator[int]:
+    """Groups of heads on an axis whose heads do not all hold the same; `kinds` are groups by unit, FROZEN the last."""
     present, column = np.unique(units, return_inverse=True)
-    starts = [group.start for group in inside.groups]
-    kinds = np.where(present == FROZEN, FROZEN, np.searchsorted(starts, present, side="right") - 1)
-    counts = np.zeros((whole.num_units + 1, len(present)), np.int64)
-    np.add.at(counts, (head_units, column), 1)
-    apart = any(len(np.unique(counts[-1, kinds == kind])) > 1 for kind in set(kinds.tolist()))
-    for index, group in enumerate(whole.groups):
-        rows = counts[group.start : group.stop]
-        if rows.any() and (
-            apart or any((rows[:, kinds == k] != rows[0, kinds == k][0]).any() for k in set(kinds.tolist()))
-        ):
+    heads, row = np.unique(head_units, return_inverse=True)
+    counts = np.zeros((len(heads), len(present)), np.int64)
+    np.add.at(counts, (row, column), 1)
+    rows, columns = head_kinds[heads], kinds[present]
+    apart = FROZEN in rows and not _even(counts[rows == FROZEN], columns)
+    for index in np.unique(rows[rows != FROZEN]).tolist():
+        block = counts[rows == index]
+        if apart or len(block) != (head_kinds == index).sum() or not _even(block, columns):
             yield index
+
+
+def _even(counts: IntArray, kinds: IntArray) -> bool:
+    """Whether all counts of a kind of columns are equal."""
+    return all(np.ptp(counts[:, kinds == kind]) == 0 for kind in np.unique(kinds).tolist())
+
+
+def _group_of_unit(grouping: Grouping) -> IntArray:
+    return np.append(np.repeat(np.arange(len(grouping.groups)), [group.width for group in grouping.groups]), FROZEN)

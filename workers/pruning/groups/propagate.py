@@ -13,13 +13,15 @@ from workers.pruning.types import IntArray
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError)
 
 
-def propagate(graph: ir.Model, *, whole_heads: bool = False) -> Propagation:
-    """Labels, ties and tags of a whole graph; with `whole_heads`, attention is told apart by heads, not inside them.
+def propagate(graph: ir.Model, *, heads_of: Propagation | None = None) -> Propagation:
+    """Labels, ties and tags of a whole graph.
+
+    With `heads_of`, the result without it, whole heads are told apart and not positions inside of them.
 
     Requires: nodes in topological order, unique names; shapes inferred as far as they can be.
     Ensures: every channel that an unknown operator, a graph input or a graph output touches is frozen.
     """
-    state = Propagation(graph, whole_heads=whole_heads)
+    state = Propagation(graph, whole_heads=heads_of is not None, before=heads_of)
     for node in graph.graph:
         _visit(state, node)
     for value in graph.graph.outputs:

@@ -30,8 +30,11 @@ class Tag:
 class Propagation:
     """What the rules of the operators read and write."""
 
-    def __init__(self, graph: ir.Model, *, whole_heads: bool = False) -> None:
-        """With `whole_heads`, labels of products of activations change from head to head instead of inside of heads."""
+    def __init__(self, graph: ir.Model, *, whole_heads: bool = False, before: "Propagation | None" = None) -> None:
+        """With `whole_heads`, labels of products of activations change from head to head instead of inside of heads.
+
+        `before` is an earlier run over the same graph, whose shapes are taken.
+        """
         self.graph = graph
         self.whole_heads = whole_heads
         self.heads: list[IntArray] = []  # labels that stand for whole heads somewhere
@@ -40,7 +43,7 @@ class Propagation:
         self.ties = Ties()
         self.tags: list[Tag] = []
         self.frozen: dict[str, Frozen] = {}
-        self._shapes = _shapes_at_one(graph)
+        self.shapes: Mapping[str, tuple[int | None, ...]] = _shapes_at_one(graph) if before is None else before.shapes
         for value in graph.graph.inputs:
             if not value.is_initializer() and value.shape is not None:
                 self.labels[value] = fixed(self.shape_of(value))
@@ -51,7 +54,7 @@ class Propagation:
         Raises:
             NotUnderstood: not even the number of axes is known.
         """
-        shape = self._shapes.get(value.name or "")
+        shape = self.shapes.get(value.name or "")
         if shape is None:
             raise NotUnderstood(f"the shape of {value.name!r} is unknown")
         return tuple(UNKNOWN if length is None else length for length in shape)
