@@ -78,7 +78,7 @@ def test_the_record_is_listed_exported_and_imported(served: Served, tmp_path: Pa
 
 def test_two_plans_are_shown_side_by_side(served: Served) -> None:
     """Widths that differ, what a channel costs on the device, the steps it likes; equal plans say so."""
-    first, second = finished(served, 24, "flops=50%"), finished(served, 8, "flops=20%")
+    first, second = finished(served, 24, "flops=50%"), finished(served, 8, "flops=60%")
     differ = espalier(served, "compare", first, second)
     same = espalier(served, "compare", first, first)
 
