@@ -43,7 +43,8 @@ FOREIGN = onnx_bytes(CHAIN.replace("Relu (c1)", "Frobnicate (c1)"))
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
     """Short leases and polls."""
-    return quick(tmp_path, database_url, device_lease=2, max_wait_seconds=20, database_timeout=5)
+    patient = {"database_timeout": 5, "device_attempts": 50}  # kills from outside are no fault of a network's
+    return quick(tmp_path, database_url, device_lease=2, max_wait_seconds=20, **patient)
 
 
 @pytest.fixture
@@ -478,16 +479,16 @@ def test_many_cycles_with_kills_lose_and_double_nothing(bench: Bench, services: 
         running = [stack.enter_context(start()) for start in starts]
         while not ended(bench, requests[-1])():
             assert time.monotonic() < until, f"{len(bench.measured())} of {cycles} after {kills} kills"
-            time.sleep(float(random.uniform(5, 12)))
+            time.sleep(float(random.uniform(6, 16)))
             victim = int(random.integers(2))
             os.kill(running[victim].pid, signal.SIGKILL)
             running[victim].wait()
             running[victim] = stack.enter_context(starts[victim]())
             kills += 1
-    states = [bench.request(request).state for request in requests]
+    rows = [bench.request(request) for request in requests]
     kept = _all_measurements(services, bench.device)
 
-    assert states == ["measured"] * cycles
+    assert [row.problem for row in rows if row.state != "measured"] == []
     assert len(kept) == len(set(kept)) == cycles + len(range(0, cycles, 5))
     assert kills > 0
     sys.stderr.write(f"{cycles} requests, {kills} kills, {time.monotonic() - begun:.0f} s\n")
