@@ -5,8 +5,7 @@ device has said that its widths hold the target.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import exp, log
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,18 +19,17 @@ from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency.layers import find
 from workers.pruning.latency.model import LatencyModel
 from workers.pruning.latency.table import undisturbed_ms
+from workers.pruning.methods.pursuit import Pursuit
 from workers.pruning.methods.task import Task
 from workers.pruning.surgery.cut import cut
 from workers.pruning.types import Budget, Json, Keep, LatencyBudget, LatencyLimit, Memo, Metric, Phase, TimedNetwork
 
-WINDOW: Final = 0.05  # how far under the target is near enough
 CORRECTIONS: Final = 3  # of the first plan
 SAFE_CORRECTIONS: Final = 3  # more, each further below, where no plan held the target
 _AIM: Final = 0.975  # of the target: the middle of the window
 _SAFER: Final = 0.95  # of the aim, each time that no plan held
 _ORIGINAL: Final = "original"
 _PLAN: Final = "plan"
-_FADING: Final = 1 / 3  # weight of a measured plan over that of its successor
 _LEAST: Final = 1e-4  # of a limit; what a plan must move to be another one
 
 Plan = Callable[[Sequence[LatencyLimit]], Keep]
@@ -52,62 +50,6 @@ class _Try:
     keep: Keep
     kept: tuple[int, ...]
     measured_ms: dict[str, float]  # by device
-
-
-@dataclass(slots=True, kw_only=True)
-class _Pursuit:
-    """One device: its model, its target, and what was learned on the way."""
-
-    budget: LatencyBudget
-    model: LatencyModel
-    original_ms: float
-    predicted_original_ms: float
-    limit_ms: float
-    fineness: int = 1  # parts that the device's steps are divided into
-    factor: float = 1.0  # measured over predicted, near the last plans
-    plans: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
-    corrections: list[dict[str, Json]] = field(default_factory=list)
-
-    @property
-    def device(self) -> str:
-        return self.budget.device
-
-    def limit(self, task: Task, aim: float) -> LatencyLimit:
-        """The limit that the planner holds: the aim, in milliseconds as the model predicts them."""
-        return LatencyLimit(
-            device=self.device,
-            limit_ms=aim * self.limit_ms / self.factor,
-            layers=self.model.timed_layers(),
-            steps=tuple(max(1, step // self.fineness) for step in self.model.group_steps(task.round_to)),
-        )
-
-    def heard(self, kept: tuple[int, ...], measured_ms: float) -> None:
-        """Learn from a measured plan."""
-        predicted = self.factor * self.model.predict(kept)
-        self.model.observe(f"plan {len(self.corrections) + 1}", kept, measured_ms)
-        self.plans.append((kept, measured_ms))
-        self.factor = self._near_factor()
-        self.corrections.append(
-            {
-                "predicted_ms": predicted,
-                "measured_ms": measured_ms,
-                "factor": self.factor,
-                "measured_over_predicted": measured_ms / predicted,
-                "of_target": measured_ms / self.limit_ms,
-            }
-        )
-
-    def _near_factor(self) -> float:
-        """What the last plans took over what the model says of them now; the latest counts most."""
-        logs = [log(ms / self.model.predict(kept)) for kept, ms in self.plans]
-        weights = [_FADING ** (len(logs) - 1 - number) for number in range(len(logs))]
-        return exp(sum(w * each for w, each in zip(weights, logs, strict=True)) / sum(weights))
-
-    def holds(self, measured_ms: float) -> bool:
-        return measured_ms <= self.limit_ms
-
-    def near(self, measured_ms: float) -> bool:
-        return (1 - WINDOW) * self.limit_ms <= measured_ms <= self.limit_ms
 
 
 def settle(task: Task, plan: Plan) -> Settled:
@@ -179,16 +121,16 @@ def _search(task: Task, plan: Plan) -> Settled:
     )
 
 
-def _refined(task: Task, pursuits: Sequence[_Pursuit]) -> bool:
+def _refined(task: Task, pursuits: Sequence[Pursuit]) -> bool:
     """Let widths go in finer steps where those of the device lead no nearer; False where they are single units."""
-    if task.round_to is not None or all(max(one.limit(task, 1.0).steps, default=1) == 1 for one in pursuits):
+    if task.round_to is not None or all(max(one.limit(1.0, task.round_to).steps, default=1) == 1 for one in pursuits):
         return False
     for pursuit in pursuits:
         pursuit.fineness *= 2
     return True
 
 
-def _started(task: Task, budget: LatencyBudget) -> _Pursuit:
+def _started(task: Task, budget: LatencyBudget) -> Pursuit:
     """Learn what the device likes and what the original takes there."""
     if budget.device not in task.run.stopwatches:
         raise DeviceGone(
@@ -208,10 +150,10 @@ def _started(task: Task, budget: LatencyBudget) -> _Pursuit:
     model.observe(_ORIGINAL, task.cost_model.widths, original)
     limit = budget.limit_ms if budget.limit_ms is not None else (budget.ratio or 1.0) * original
     limit += budget.relaxed_by * max(0.0, original - limit)
-    return _Pursuit(budget=budget, model=model, original_ms=original, predicted_original_ms=predicted, limit_ms=limit)
+    return Pursuit(budget=budget, model=model, original_ms=original, predicted_original_ms=predicted, limit_ms=limit)
 
 
-def _planned(task: Task, pursuits: Sequence[_Pursuit], plan: Plan, aim: float) -> Keep:
+def _planned(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) -> Keep:
     """Plan, have the rows of the plan timed, and plan again if there were new ones."""
     for _ in range(2):
         keep = _reached(task, pursuits, plan, aim)
@@ -221,10 +163,10 @@ def _planned(task: Task, pursuits: Sequence[_Pursuit], plan: Plan, aim: float) -
     return keep
 
 
-def _reached(task: Task, pursuits: Sequence[_Pursuit], plan: Plan, aim: float) -> Keep:
+def _reached(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) -> Keep:
     """Plan; where the prediction says that the target is out of reach, ask the device before believing it."""
     try:
-        return plan([pursuit.limit(task, aim) for pursuit in pursuits])
+        return plan([pursuit.limit(aim, task.round_to) for pursuit in pursuits])
     except TargetUnreachable:
         pass
     floors = smallest(task.cost_model, task.min_keep)
@@ -242,7 +184,7 @@ def _reached(task: Task, pursuits: Sequence[_Pursuit], plan: Plan, aim: float) -
     for pursuit in pursuits:
         pursuit.model.observe("smallest", floors, found[pursuit.device])
         pursuit.factor = found[pursuit.device] / pursuit.model.predict(floors)
-    return plan([pursuit.limit(task, 1.0 + _LEAST) for pursuit in pursuits])
+    return plan([pursuit.limit(1.0 + _LEAST, task.round_to) for pursuit in pursuits])
 
 
 def _share(ms: float, of: float) -> str:
@@ -256,7 +198,7 @@ def _floor_keep(task: Task, floors: Sequence[int]) -> Keep:
     return Keep(mask=mask)
 
 
-def _measured(task: Task, pursuits: Sequence[_Pursuit], keep: Keep, kept: tuple[int, ...]) -> _Try:
+def _measured(task: Task, pursuits: Sequence[Pursuit], keep: Keep, kept: tuple[int, ...]) -> _Try:
     content = _content(task, keep)
     found = {}
     for pursuit in pursuits:
@@ -266,7 +208,7 @@ def _measured(task: Task, pursuits: Sequence[_Pursuit], keep: Keep, kept: tuple[
     return _Try(keep=keep, kept=kept, measured_ms=found)
 
 
-def _compared(task: Task, pursuit: _Pursuit, content: bytes) -> float:
+def _compared(task: Task, pursuit: Pursuit, content: bytes) -> float:
     """What a network takes, timed in turn with the original; with a ratio as target, at the original's first pace."""
     timed = _time(task, pursuit.device, {_ORIGINAL: _content(task, None), _PLAN: content})
     if pursuit.budget.ratio is None:
@@ -290,11 +232,11 @@ def _kept(task: Task, keep: Keep) -> tuple[int, ...]:
     return tuple(int(keep.mask[group.start : group.stop].sum()) for group in task.grouping.groups)
 
 
-def _held(one: _Try, pursuits: Sequence[_Pursuit]) -> bool:
+def _held(one: _Try, pursuits: Sequence[Pursuit]) -> bool:
     return all(pursuit.holds(one.measured_ms[pursuit.device]) for pursuit in pursuits)
 
 
-def _best(task: Task, pursuits: Sequence[_Pursuit], tries: Sequence[_Try]) -> _Try:
+def _best(task: Task, pursuits: Sequence[Pursuit], tries: Sequence[_Try]) -> _Try:
     """Of the plans that hold, the slowest; where none does, the refusal.
 
     Raises:
@@ -317,7 +259,7 @@ def _best(task: Task, pursuits: Sequence[_Pursuit], tries: Sequence[_Try]) -> _T
     )
 
 
-def _facts(task: Task, pursuit: _Pursuit, chosen: _Try, tries: Sequence[_Try]) -> Json:
+def _facts(task: Task, pursuit: Pursuit, chosen: _Try, tries: Sequence[_Try]) -> Json:
     model = pursuit.model
     reached = chosen.measured_ms[pursuit.device]
     return {
