@@ -444,7 +444,7 @@ def aimed(device: str, *, slope: float, step: int) -> dict:
         "measured_over_predicted": 10 / 9,
         "of_target": 1.25,
     }
-    layer = {"layer": "conv_1", "row": "Conv 3x3", "ms": 2.0, "share": 0.4, "kept": {"0": 24}}
+    layer = {"layer": "conv_1", "kind": "Conv", "row": "Conv 3x3", "ms": 2.0, "share": 0.4, "kept": {"0": 24}}
     return {
         device: {
             "device": device,

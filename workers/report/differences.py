@@ -57,8 +57,9 @@ def _pursued(plan: Facts) -> dict[str, Facts]:
 
 def _why(title: str, plan: Facts, layer: str) -> str:
     """Say what a plan's devices found about a layer; nothing where it is not among those that take longest."""
+    names = {str(one["device"]): str(one.get("name") or one["device"]) for one in plan.get("devices") or ()}
     said = [
-        _cost(device, known, facts.get("steps") or {})
+        _cost(names.get(device, device), known, facts.get("steps") or {})
         for device, facts in _pursued(plan).items()
         for known in facts.get("layers", ())
         if known["layer"] == layer
@@ -68,7 +69,7 @@ def _why(title: str, plan: Facts, layer: str) -> str:
 
 def _cost(device: str, known: Facts, learned: Mapping[str, int]) -> str:
     slope = max((float(ms) for ms in known["ms_per_channel"].values()), default=0.0)
-    step = next((step for kind, step in learned.items() if str(known["row"]).startswith(kind)), None)
+    step = learned.get(str(known.get("kind")))
     words = f"{100 * known['share']:.0f} % of the time on {device}, {1000 * slope:.3g} µs a channel"
     return words if step is None else f"{words} in steps of {step}"
 

@@ -123,6 +123,7 @@ class LatencyModel:
         return [
             {
                 "layer": layer.node,
+                "kind": layer.kind,
                 "row": layer.row(kept).key,
                 "ms": ms,
                 "share": ms / total,
