@@ -10,6 +10,8 @@ COMMANDS = (
     ("benchmarks.vgg16_size",),
     ("benchmarks.latency", "--round-to", "0", "1", "8"),
     ("benchmarks.latency_alignment",),
+    ("benchmarks.latency_model",),
+    ("benchmarks.latency_target", "--train"),
     ("benchmarks.polling",),
     ("benchmarks.upload",),
     ("benchmarks.service_overhead",),
