@@ -27,9 +27,14 @@ class AutoOptions(BaseModel):
         description="obs: by the damage left after the others are refitted; information_gain: each channel alone.",
     )
     calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples that scores look at.")
-    probes: int = Field(default=4, ge=1, le=64, description="Random probes per sample of the information gain.")
+    probes: int = Field(default=2, ge=1, le=64, description="Random probes per sample of the information gain.")
     alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
+    without_data: Literal["auto", "noise", "merge"] = Field(
+        default="auto",
+        description="Without a dataset: merge: cut channels leave their weights to the likest; noise: refit on noise; "
+        "auto: noise where BatchNormalization says how strong it has to be.",
+    )
 
 
 class DynhpOptions(BaseModel):
@@ -146,6 +151,24 @@ class TaylorOptions(BaseModel):
     )
     transfer_epochs: float = Field(default=5.0, gt=0, le=1000, description="Passes over the data of the transfer.")
     transfer_learning_rate: float = Field(default=0.01, gt=0, le=100, description="Of the transfer.")
+    sensitivity_epochs: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(max_length=8)] = Field(
+        default=(), description="Repeat all rounds with these epochs_per_round, for the report only."
+    )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Repeat all rounds with each of so many parts deciding, for the report only.",
+    )
+
+    @field_validator("folds")
+    @classmethod
+    def _two_at_least(cls, folds: int) -> int:
+        if folds == 1:
+            raise PydanticCustomError(
+                "folds", "One part cannot both decide and be learned from; give 0, or 2 and more."
+            )
+        return folds
 
 
 MethodOptions = (

@@ -1,5 +1,6 @@
 """`taylor`: rank, remove a few, fine-tune a little, again, until accuracy has fallen by as much as is allowed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
@@ -8,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.allocation.budget import cost, figure, holds
+from workers.pruning.allocation.fill import fill
+from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.graph.load import output_specs
 from workers.pruning.graph.weights import replace_weights, weights
-from workers.pruning.methods import steps
+from workers.pruning.methods import steps, studies
 from workers.pruning.methods import transfer as transferring
 from workers.pruning.methods.labels import Divided, divided, ranking_batches
 from workers.pruning.methods.rounds import ACCURACY, FLOOR, RANK_FIRST, Course, Rule, Within, rounds_from, run_rounds
@@ -25,7 +28,7 @@ from workers.pruning.surgery.mask import mask
 from workers.pruning.training.data import require_match
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.recipe import FinetuneSettings
-from workers.pruning.types import BoolArray, FloatArray, Grouping, Json, Keep, Memo, Phase, Scores
+from workers.pruning.types import BoolArray, FloatArray, Grouping, IntArray, Json, Keep, Memo, Phase, Scores
 
 Criterion = Literal["gate", "activation"]
 STEP: Final = "taylor"
@@ -65,6 +68,8 @@ def taylor(  # noqa: PLR0913  # the options of a job
     transfer: Transfer = "auto",
     transfer_epochs: float = 5.0,
     transfer_learning_rate: float = 0.01,
+    sensitivity_epochs: Sequence[float] = (),
+    folds: int = 0,
 ) -> Outcome:
     """Prune in rounds: rank all units by Taylor scores, remove the lowest, fine-tune, stop at the accuracy drop.
 
@@ -74,6 +79,8 @@ def taylor(  # noqa: PLR0913  # the options of a job
     512 filters, and the last one just what the target needs; the samples that decide are held out of the training data;
     fine-tuning within a round lets its rate fall to zero; the last fine-tuning is that of every method.
 
+    `sensitivity_epochs` and `folds` repeat the rounds, with other lengths of fine-tuning and with each part of the
+    samples deciding, and only report; what is shipped comes from the rounds that were asked for.
     `transfer` comes first where the dataset has other classes than the network, or always, or never.
 
     Raises:
@@ -98,9 +105,35 @@ def taylor(  # noqa: PLR0913  # the options of a job
     if _needs_classes(task, transfer):
         task = transferring.transferred(task, epochs=transfer_epochs, learning_rate=transfer_learning_rate)
     data = divided(task)
-    course = _rounds(task, options, data)
+    count = 1 + len(sensitivity_epochs) + folds
+    course = _rounds(studies.within(task, 0, count), options, data)
     outcome = _finished(task, options, data, course)
+    studied = _studied(task, options, data, sensitivity_epochs, folds)
+    outcome = replace(outcome, facts={**outcome.facts, **studied})
     return outcome if task is given else replace(outcome, pruned_task=task)
+
+
+def _studied(
+    task: Task, options: Options, data: Divided, sensitivity_epochs: Sequence[float], folds: int
+) -> dict[str, Json]:
+    """Repeat the rounds as asked, and state how each repetition went."""
+
+    def course(inner: Task, epochs: float, part: Divided) -> studies.Ran:
+        inner_options = replace(options, epochs_per_round=epochs)
+        found = _rounds(inner, inner_options, part)
+        return studies.Ran(rounds=found.rounds, stopped_by=found.stopped_by, base=_accuracy(inner, part, _whole(inner)))
+
+    count = 1 + len(sensitivity_epochs) + folds
+    stated: dict[str, Json] = {}
+    if sensitivity_epochs:
+        share = studies.Share(first=1, count=count)
+        stated["epochs_sensitivity"] = studies.sensitivity(task, data, course, sensitivity_epochs, share)
+    if folds:
+        share = studies.Share(first=1 + len(sensitivity_epochs), count=count)
+        parts = studies.parted(data, folds, task.run.seed)
+        found = studies.cross_validated(task, parts, course, options.epochs_per_round, share)
+        stated |= {"folds": studies.by_fold(found), "rounds_over_folds": studies.by_round(found)}
+    return stated
 
 
 def _needs_classes(task: Task, transfer: Transfer) -> bool:
@@ -162,12 +195,31 @@ def lowest(task: Task, options: Options, scores: Scores, state: Slimmed) -> Keep
     order = doomed[np.argsort(scores.values[doomed], kind="stable")]
     left: BoolArray = np.array(state.keep.mask)
     left[order[:size]] = False
-    return Keep(mask=left)
+    return Keep(mask=left) if len(order) > size else landed(task, Keep(mask=left), order)
+
+
+def landed(task: Task, keep: Keep, gone: IntArray) -> Keep:
+    """Let units of the last round stay as long as the target holds, where nobody asked for steps.
+
+    Earlier rounds are final, so blocks that fit the whole network undershoot what rounds have left of it.
+    `gone` are the units of the last round, the worst first.
+    """
+    if task.round_to not in {None, 1}:
+        return keep
+    groups, mask = task.grouping.groups, np.array(keep.mask)
+    ledger = Ledger(task.cost_model, task.budgets)
+    parts = [gone[(gone >= group.start) & (gone < group.stop)] for group in groups]
+    for number, group in enumerate(groups):
+        ledger.remove(number, group.width - int(mask[group.start : group.stop].sum()))
+    if ledger.holds():
+        for part, units in zip(parts, fill(ledger, [len(part) for part in parts]), strict=True):
+            mask[part[len(part) - units :]] = True
+    return Keep(mask=mask)
 
 
 def _rounds(task: Task, options: Options, data: Divided) -> Course[Slimmed]:
     memo = task.run.journal.recall(f"{task.step_prefix}{STEP}")
-    everything = Slimmed(graph=task.graph, keep=Keep(mask=np.ones(task.grouping.num_units, np.bool_)))
+    everything = _whole(task)
     rule = Rule(
         advance=partial(_advanced, task, options, data),
         accuracy=partial(_accuracy, task, data),
@@ -178,6 +230,11 @@ def _rounds(task: Task, options: Options, data: Divided) -> Course[Slimmed]:
     )
     start = Course(state=everything) if memo is None else _recalled(task, memo)
     return run_rounds(start, rule, lambda course: _record(task, course))
+
+
+def _whole(task: Task) -> Slimmed:
+    """The network before the first round."""
+    return Slimmed(graph=task.graph, keep=Keep(mask=np.ones(task.grouping.num_units, np.bool_)))
 
 
 def _advanced(task: Task, options: Options, data: Divided, state: Slimmed, number: int) -> Slimmed | None:

@@ -10,7 +10,8 @@ from tests.workers.pruning.methods.tasks import CHAIN, task_of
 from workers.pruning.errors import InvalidDataset
 from workers.pruning.graph import cost
 from workers.pruning.graph.save import to_bytes
-from workers.pruning.methods.labels import PSEUDO
+from workers.pruning.methods.labels import PSEUDO, divided
+from workers.pruning.methods.studies import parted
 from workers.pruning.methods.taylor import normalised, taylor
 from workers.pruning.types import Phase
 
@@ -145,3 +146,33 @@ def test_a_network_without_classes_is_refused():
     text = CHAIN.replace("y = Gemm <transB = 1> (g, w3, b3)", "h = Gemm <transB = 1> (g, w3, b3)\n  y = Sigmoid (h)")
     with pytest.raises(InvalidDataset, match=r"class labels.*Use auto or easiedge"):
         taylor(task_of(text), **QUICK)
+
+
+def test_studies_repeat_the_rounds_and_change_nothing():
+    """Other epochs a round and two folds are reported; what is shipped is that of the rounds that were asked for."""
+    task, options = task_of(labelled=True), {**QUICK, "share_per_round": 0.2}
+    plain = taylor(replace(task, run=run_of()), **options)
+    studied = taylor(replace(task, run=run_of()), **options, sensitivity_epochs=(0.5, 2.0), folds=2)
+    facts = studied.facts
+
+    assert to_bytes(plain.graph) == to_bytes(studied.graph)
+    assert facts["rounds"] == plain.facts["rounds"]
+    assert [row["epochs_per_round"] for row in facts["epochs_sensitivity"]] == [0.5, 2.0]
+    assert all(row["epochs"] == row["epochs_per_round"] * row["rounds"] for row in facts["epochs_sensitivity"])
+    assert [row["fold"] for row in facts["folds"]] == [1, 2]
+    assert all(
+        row["accuracy_least"] <= row["accuracy_mean"] <= row["accuracy_most"] for row in facts["rounds_over_folds"]
+    )
+
+
+def test_folds_share_all_samples_and_decide_once():
+    """Three folds of all training samples: none learns from what decides, sizes differ by one at most."""
+    task = task_of(labelled=True)
+    data = divided(task)
+    parts = parted(data, 3, seed=0)
+    deciding = [set(part.deciding.index.tolist()) for part in parts]
+
+    assert set.union(*deciding) == set(task.data.train.index.tolist())
+    assert sum(map(len, deciding)) == len(task.data.train)
+    assert max(map(len, deciding)) - min(map(len, deciding)) <= 1
+    assert all(not set(part.learning.train.index.tolist()) & one for part, one in zip(parts, deciding, strict=True))
