@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from workers.pruning.types import FloatArray, Group, Grouping, InitializerAxis, IntArray, Role
 
+_Stage = tuple[FloatArray, FloatArray]
 _WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_HOMOGENEOUS: Final = frozenset(
     {"Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Clip", "Erf", "Gelu", "Elu", "Selu", "Softplus", "Mish", "Exp"}
@@ -23,26 +24,26 @@ _NOT_HOMOGENEOUS: Final = frozenset(
 class Filters:
     """What makes the units of a group, stage by stage: the layers that produce them, then each depthwise layer."""
 
-    stages: tuple[FloatArray, ...]  # each (units, weights and bias)
+    stages: tuple[tuple[FloatArray, FloatArray], ...]  # weights and biases, each (units, any number)
     homogeneous: bool  # a positive factor on a unit reaches its readers as it is
 
     def likeness(self) -> tuple[FloatArray, FloatArray]:
         """Cosine of every two units, multiplied over stages and 0 where one is negative; and the factor between them.
 
+        A later stage reads what the one before made: its weights count times the length of that, its bias as it is.
+        Where factors do not pass, units of different length are as unlike as their lengths, and the factor is 1.
         Shapes: both (units, units); `factor[r, s]` times unit s stands in for unit r.
         """
-        count = len(self.stages[0])
-        cosine, factor = np.ones((count, count)), np.ones((count, count))
-        for rows in self.stages:
-            norms = np.linalg.norm(rows, axis=1)
-            unit = rows / np.where(norms > 0, norms, 1.0)[:, None]
-            cosine *= np.clip(unit @ unit.T, 0.0, 1.0)
-            lengths = norms[:, None] / np.where(norms > 0, norms, 1.0)[None, :]
-            shorter = np.minimum(norms[:, None], norms[None, :]) / np.where(norms > 0, norms, 1.0).max(initial=1e-30)
-            factor *= lengths
+        count = len(self.stages[0][0])
+        cosine, factor, lengths = np.ones((count, count)), np.ones((count, count)), np.ones(count)
+        for weight, bias in self.stages:
+            rows = np.concatenate([weight * (lengths[:, None] if self.homogeneous else 1.0), bias], 1)
+            lengths = np.linalg.norm(rows, axis=1)
+            divisor = np.where(lengths > 0, lengths, 1.0)
+            cosine *= np.clip((rows / divisor[:, None]) @ (rows / divisor[:, None]).T, 0.0, 1.0)
+            factor = lengths[:, None] / divisor[None, :]
             if not self.homogeneous:
-                longer = np.maximum(lengths, lengths.T)
-                cosine *= np.where((longer > 0) & (shorter > 0), 1 / np.where(longer > 0, longer, 1.0), 0.0)
+                cosine *= np.minimum(factor, factor.T)
         return cosine, factor if self.homogeneous else np.ones_like(factor)
 
 
@@ -53,22 +54,23 @@ def filters_of(graph: ir.Model, grouping: Grouping, group: Group) -> Filters | N
     readers = {name for name, found in axes.items() if any(axis.role is Role.CONSUME for axis in found)}
     if not readers or set(group.consumers) - readers:
         return None
-    made: list[FloatArray] = []
-    depthwise: list[FloatArray] = []
+    made: list[_Stage] = []
+    depthwise: list[_Stage] = []
     behind: set[str] = set()
     for name, found in axes.items():
         node = nodes.get(name)
         own = [axis for axis in found if axis.role is not Role.CONSUME]
         if node is None or node.op_type not in _WEIGHTED or not own:
             continue
-        rows, followers = _rows(graph, node, group, axes)
+        stage, followers = _stage(graph, node, group, axes)
         behind |= followers
         produced = any(axis.role is Role.PRODUCE for axis in own)
-        (made if produced else depthwise).append(rows)
+        (made if produced else depthwise).append(stage)
     shaping = {name for name, found in axes.items() if any(axis.role is not Role.CONSUME for axis in found)}
     if not made or any(nodes[name].op_type not in _WEIGHTED for name in shaping - behind):
         return None
-    return Filters(stages=(np.concatenate(made, 1), *depthwise), homogeneous=_is_homogeneous(graph, grouping, group))
+    first = (np.concatenate([weight for weight, _ in made], 1), np.concatenate([bias for _, bias in made], 1))
+    return Filters(stages=(first, *depthwise), homogeneous=_is_homogeneous(graph, grouping, group))
 
 
 def positions(axis: InitializerAxis, group: Group) -> IntArray:
@@ -86,9 +88,9 @@ def _axes(grouping: Grouping, group: Group) -> dict[str, list[InitializerAxis]]:
     return found
 
 
-def _rows(
+def _stage(
     graph: ir.Model, node: ir.Node, group: Group, axes: Mapping[str, list[InitializerAxis]]
-) -> tuple[FloatArray, set[str]]:
+) -> tuple[_Stage, set[str]]:
     """Weights and bias of each unit in one layer, and the nodes behind it that are folded in."""
     weight, bias = np.zeros((group.width, 0)), np.zeros((group.width, 0))
     for axis in axes[node.name or ""]:
@@ -103,7 +105,7 @@ def _rows(
             bias = rows
     follower = _only_reader(node)
     if follower is None or (follower.name or "") not in axes:
-        return np.concatenate([weight, bias], 1), set()
+        return (weight, bias), set()
     named = [value.name if value is not None else None for value in follower.inputs]
     lines = {axis.initializer: axis for axis in axes[follower.name or ""]}
     if follower.op_type == "BatchNormalization" and all(name in lines for name in named[1:5]):
@@ -113,11 +115,12 @@ def _rows(
         ratio = scale / np.sqrt(variance + follower.attributes.get_float("epsilon", 1e-5))
         each = np.repeat(ratio, weight.shape[1] // ratio.shape[1], axis=1)
         bias = shift + ((bias if bias.size else 0.0) - mean) * ratio
-        return np.concatenate([weight * each, bias], 1), {follower.name or ""}
+        return (weight * each, bias), {follower.name or ""}
     if follower.op_type == "Add":
         added = [_array(graph, name)[positions(line, group)] for name, line in lines.items()]
-        return np.concatenate([weight, *(rows.reshape(group.width, -1) for rows in added)], 1), {follower.name or ""}
-    return np.concatenate([weight, bias], 1), set()
+        biases = [bias, *(rows.reshape(group.width, -1) for rows in added)]
+        return (weight, np.concatenate(biases, 1)), {follower.name or ""}
+    return (weight, bias), set()
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:

@@ -14,6 +14,7 @@ from workers.pruning.scores.information_gain import information_gain
 from workers.pruning.types import FloatArray, Json, Memo, Phase, Scores
 
 Order = Literal["obs", "information_gain"]
+WithoutData = Literal["auto", "noise", "merge"]
 STATISTICS: Final = "statistics"  # the journal's name for what does not depend on the target
 
 
@@ -31,16 +32,18 @@ def auto(
     *,
     order: Order = "obs",
     calibration_samples: int = 512,
-    probes: int = 4,
+    probes: int = 2,
     alpha: float = 1.0,
     compensate: bool = True,
+    without_data: WithoutData = "auto",
 ) -> Outcome:
     """Prune by the damage that each channel's removal adds once the others stand in for it, per cost saved.
 
     Source: the order is optimal brain surgeon over coupled layers (`scores.brain_surgeon`, ours on Hassibi & Stork
     1992), or with `order="information_gain"` that of EasiEdge (Yu, Cui et al. 2021) in its half-Fisher form; the
-    sequential least-squares repair and the choice by damage over cost are our own. No labels enter. See
-    docs/methods/auto.md.
+    sequential least-squares repair and the choice by damage over cost are our own. No labels enter. Without data,
+    channels that are cut are merged into their likest ones (`compensation.merge`), or refitted on noise where
+    BatchNormalization says how strong that has to be, or as `without_data` asks. See docs/methods/auto.md.
 
     Raises:
         TargetUnreachable: the floor is above the target.
@@ -52,9 +55,24 @@ def auto(
     batches = steps.calibration_batches(task, calibration_samples)
     found = statistics(task, batches, order=order, probes=probes)
     chosen = steps.choose(task, found.scores, alpha)
-    outcome = steps.recover(task, chosen, batches, compensated=compensate, score_source=found.scores.source)
-    facts = {**outcome.facts, "groups": _facts(task, found, outcome)}
+    merged = compensate and _merges(task, without_data)
+    outcome = steps.recover(
+        task, chosen, batches, compensated=compensate, merged=merged, score_source=found.scores.source
+    )
+    facts = {**outcome.facts, "groups": _facts(task, found, outcome), "repair": _repair_name(compensate, merged)}
     return replace(outcome, warnings=(*outcome.warnings, *_warnings(found)), facts=facts)
+
+
+def _merges(task: Task, without_data: WithoutData) -> bool:
+    if task.data.kind != "synthetic" or without_data == "noise":
+        return False
+    return without_data == "merge" or all(node.op_type != "BatchNormalization" for node in task.graph.graph)
+
+
+def _repair_name(compensated: bool, merged: bool) -> str:  # noqa: FBT001  # two facts of the run
+    if not compensated:
+        return "statistics"
+    return "merging" if merged else "least_squares"
 
 
 def statistics(task: Task, batches: Batches, *, order: Order, probes: int) -> Statistics:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.compensation.batch_statistics import channel_statistics, reestimate
 from workers.pruning.compensation.least_squares import compensate
+from workers.pruning.compensation.merge import merge
 from workers.pruning.graph import load, renormalise, save
 from workers.pruning.graph.rebase import rebase, to_rebase
 from workers.pruning.methods import latency_loop
@@ -104,16 +105,25 @@ def choose(task: Task, scores: Scores, alpha: float) -> Chosen:
 
 
 def repair(
-    task: Task, chosen: Chosen, batches: Batches, *, compensated: bool, uncut: ir.Model | None = None
+    task: Task,
+    chosen: Chosen,
+    batches: Batches,
+    *,
+    compensated: bool,
+    merged: bool = False,
+    uncut: ir.Model | None = None,
 ) -> ir.Model:
     """Let the kept channels take over what they can: least squares, or BatchNormalization statistics alone.
 
-    They follow `uncut`, the network that `chosen` was cut from, where that is no longer the original.
+    They follow `uncut`, the network that `chosen` was cut from, where that is no longer the original. `merged` takes
+    the weights alone instead of the data: what is cut leaves its readers to the channel that is most like it.
     """
     task.run.report(Phase.COMPENSATE, 0.0)
     task = task if uncut is None else replace(task, graph=uncut)
 
     def compute() -> ir.Model:
+        if merged:
+            return cut(merge(task.graph, task.grouping, chosen.keep), task.grouping, chosen.keep)
         if compensated:
             return compensate(task.graph, chosen.graph, task.grouping, chosen.keep, batches, run=task.run)
         return _recalibrated(task, chosen, batches)
@@ -166,15 +176,16 @@ def recover(
     batches: Batches,
     *,
     compensated: bool,
+    merged: bool = False,
     score_source: str,
     uncut: ir.Model | None = None,
 ) -> Outcome:
     """Repair and train the cut network, stating after each stage how good it is on held-out samples.
 
-    `uncut` as in `repair`; training always follows the original.
+    `merged` and `uncut` as in `repair`; training always follows the original.
     """
     stages = [stage(task, "raw", chosen.graph, Phase.CUT)]
-    repaired = repair(task, chosen, batches, compensated=compensated, uncut=uncut)
+    repaired = repair(task, chosen, batches, compensated=compensated, merged=merged, uncut=uncut)
     stages.append(stage(task, "compensated" if compensated else "recalibrated", repaired, Phase.COMPENSATE))
     final, finetuned = train(task, repaired, batches)
     if finetuned is not None:

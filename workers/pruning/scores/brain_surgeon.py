@@ -20,7 +20,7 @@ from workers.pruning.graph.precision import FLOAT32, arithmetic, bearable, faste
 from workers.pruning.scores.collect import accumulate, parts
 from workers.pruning.scores.elimination import Regression, eliminate, nondecreasing
 from workers.pruning.scores.information_gain import fisher_objectives, output_deviations
-from workers.pruning.scores.output import read_outputs
+from workers.pruning.scores.output import Kind, read_outputs
 from workers.pruning.scores.readers import NotALayer, Reader, find_readers, nodes_of_units
 from workers.pruning.types import AnyArray, BoolArray, FloatArray, Group, Grouping, IntArray, Json, Run, Scores
 
@@ -50,7 +50,7 @@ def brain_surgeon(
     *,
     probes: int = 4,
     run: Run,
-    head: Head | None = None,
+    head: Head | Kind | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Damage:
     """Score each unit by the damage that its removal adds at its turn, in nats, what reads it refitted.
@@ -77,13 +77,29 @@ def brain_surgeon(
         NonFiniteScore: an output or a score is NaN or infinite.
         NothingToPrune: no output is a floating-point value.
     """
-    num_samples = sum(len(batch[0]) for batch in batches)
-    if num_samples == 0:
+    if not sum(len(batch[0]) for batch in batches):
         raise InvalidDataset("optimal brain surgeon needs calibration inputs", actual=0, allowed="at least 1")
-    readings = read_outputs(graph, head)
-    deviations = output_deviations(graph, readings, batches, run)
     readers, reasons = find_readers(graph, grouping, run.device)
     readers, too_large = _fitting(readers, most_bytes)
+    gain, moments = _one_pass(graph, grouping, batches, readers, probes=probes, run=run, head=head)
+    surgeon = _Surgeon(grouping=grouping, moments=moments, gain=gain)
+    return surgeon.operate(nodes_of_units(graph, grouping), reasons | too_large)
+
+
+def _one_pass(
+    graph: ir.Model,
+    grouping: Grouping,
+    batches: Sequence[Sequence[AnyArray]],
+    readers: Mapping[str, Reader],
+    *,
+    probes: int,
+    run: Run,
+    head: Head | Kind | None,
+) -> tuple[FloatArray, dict[str, "_Moments"]]:
+    """Run the data through the network once, forwards and backwards; give the information gain and the moments."""
+    num_samples = sum(len(batch[0]) for batch in batches)
+    readings = read_outputs(graph, head)
+    deviations = output_deviations(graph, readings, batches, run)
     moments = {
         name: _Moments(reader, num_samples, number, run) for number, (name, reader) in enumerate(readers.items())
     }
@@ -104,8 +120,7 @@ def brain_surgeon(
         look=look,
         precision=_precision(graph, batches, run.device),
     )
-    surgeon = _Surgeon(grouping=grouping, moments=moments, gain=0.5 * gain / num_samples)
-    return surgeon.operate(nodes_of_units(graph, grouping), reasons | too_large)
+    return 0.5 * gain / num_samples, moments
 
 
 def _precision(graph: ir.Model, batches: Sequence[Sequence[AnyArray]], device: str) -> str:

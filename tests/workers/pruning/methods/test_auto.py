@@ -89,3 +89,15 @@ def test_groups_that_elimination_does_not_understand_are_named(task, monkeypatch
     assert len(outcome.warnings) == 1
     assert outcome.warnings[0].startswith("Ranked by information gain, not by elimination: g0. ")
     assert "108 inputs do not fit" in outcome.warnings[0]
+
+
+def test_without_data_channels_are_merged(task) -> None:
+    """Without data and BatchNormalization the weights alone repair a network, unless noise is asked for."""
+    blind = replace(task, data=replace(task.data, kind="synthetic"))
+    merged, refitted = (
+        auto(replace(blind, run=run_of()), calibration_samples=SAMPLES, without_data=how) for how in ("auto", "noise")
+    )
+
+    assert (merged.facts["repair"], refitted.facts["repair"]) == ("merging", "least_squares")
+    assert (merged.keep.mask == refitted.keep.mask).all()
+    assert to_bytes(merged.graph) != to_bytes(refitted.graph)
