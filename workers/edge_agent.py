@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.edge_folder import FolderTaken, WorkFolder
-from workers.edge_link import Link, NotDelivered, Refused, Stopped, device_of
+from workers.edge_link import Link, NotDelivered, Refused, Stopped, answer_of, device_of
 
 Json = dict[str, Any]
 
@@ -227,21 +227,6 @@ class Agent:
                 self.folder.keep({"lease": lease, "failure": words})
                 self._send_answer()
         self.folder.sent()
-
-
-def answer_of(found: Json, items: Sequence[Json], *, alone: bool) -> Json:
-    """Give what the service is told: of a network on its own one measurement or its failure, else all results."""
-    digests = {item["name"]: item["sha256"] for item in items}
-    results = [one if "failure" in one else {**one, "sha256": digests[one["name"]]} for one in found["results"]]
-    if not alone:
-        return {"results": {**found, "results": results}}
-    (only,) = results
-    if "failure" in only:
-        return {"failure": only["failure"]}
-    own = {key: only.pop(key) for key in ("on_cpu_share", "on_cpu_p50_ms") if key in only}
-    rest = {key: value for key, value in found.items() if key not in {"results", "host"}}
-    del only["name"]
-    return {"report": {**rest, **only, "host": {**found["host"], **own}}}
 
 
 def _lost_or(error: Refused) -> Exception:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,21 @@ class NotDelivered(Exception):
 def device_of(token: str) -> str:
     """Give the id of the device that a token is for."""
     return f"dev_{token[_DEVICE_PART]}"
+
+
+def answer_of(found: Json, items: Sequence[Json], *, alone: bool) -> Json:
+    """Give what the service is told: of a network on its own one measurement or its failure, else all results."""
+    digests = {item["name"]: item["sha256"] for item in items}
+    results = [one if "failure" in one else {**one, "sha256": digests[one["name"]]} for one in found["results"]]
+    if not alone:
+        return {"results": {**found, "results": results}}
+    (only,) = results
+    if "failure" in only:
+        return {"failure": only["failure"]}
+    own = {key: only.pop(key) for key in ("on_cpu_share", "on_cpu_p50_ms") if key in only}
+    rest = {key: value for key, value in found.items() if key not in {"results", "host"}}
+    del only["name"]
+    return {"report": {**rest, **only, "host": {**found["host"], **own}}}
 
 
 def _refusal(response: httpx.Response) -> Refused:

@@ -21,7 +21,7 @@ from app.errors import DatabaseUnavailable, DeviceLeaseLost, ServiceError, Valid
 from app.ids import Digest
 from app.services.assembly import Services
 from app.services.device_work import Lease
-from workers.edge_agent import answer_of
+from workers.edge_link import answer_of
 from workers.folders import JobFolder
 from workers.lane import LaneClosed
 from workers.local_timer import LocalTimer
