@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from workers.prune_spec import PruneSpec
 from workers.pruning.export.parity import parity
+from workers.pruning.export.storage import rounded
 from workers.pruning.export.write import write
 from workers.pruning.graph import load
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
@@ -65,7 +66,7 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
     if outcome.pruned_task is not None:
         task = outcome.pruned_task
     run.report(Phase.EXPORT, 0.0)
-    final = close_batch(outcome.graph, task.uploaded)
+    final = rounded(close_batch(outcome.graph, task.uploaded), task.uploaded)
     content = write(final, task.uploaded, metadata)
     run.report(Phase.VERIFY, 0.0)
     samples = task.data.validation

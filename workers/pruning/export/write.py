@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from workers.pruning.errors import ParityFailed
+from workers.pruning.export.storage import store
 from workers.pruning.graph.load import input_specs, output_specs
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.split import as_file_or_bytes
@@ -32,6 +33,7 @@ def serialise(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) 
     """Return the bytes of the file, unchecked."""
     stated = graph.clone()
     keep_header(stated, original)
+    store(stated, original)
     stated.metadata_props.clear()
     stated.metadata_props.update(sorted({**original.metadata_props, **metadata}.items()))
     return to_bytes(stated)

@@ -5,6 +5,7 @@ What is wholly known becomes an initializer; a Reshape target with one symbolic 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,9 @@ from workers.pruning.graph.arithmetic import EVALUATORS, MOVEMENT, Array, known,
 from workers.pruning.graph.caps import Caps
 from workers.pruning.graph.values import attribute, constant, initializer, integer
 
+STORED_AS: Final = "stored_as"  # of an initializer that a file holds in half precision behind a Cast: that type
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_SINGLE = ir.DataType.FLOAT
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 _SYMBOLIC_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 _SYMBOLIC_CHOICE = frozenset({*MOVEMENT, "Where"})
@@ -125,6 +129,9 @@ class _Folder:
     def _replace(self, node: ir.Node, array: Array) -> None:
         output = node.outputs[0]
         value = initializer(output.name or "", _as_declared(array, output))
+        source = node.inputs[0] if node.op_type == "Cast" else None
+        if source is not None and source.is_initializer() and source.dtype in _HALVES and output.dtype == _SINGLE:
+            value.metadata_props[STORED_AS] = source.dtype.name
         output.replace_all_uses_with(value)
         self.graph.remove(node, safe=True)
         self.graph.register_initializer(value)

@@ -91,6 +91,7 @@ def _elements(value: ir.Value) -> int:
 
 def _copy(graph: ir.Model, value: ir.Value, name: str) -> ir.Value:
     copied = ir.Value(name=name, shape=value.shape, type=value.type, const_value=renamed(value, name))
+    copied.metadata_props.update(value.metadata_props)
     graph.graph.register_initializer(copied)
     return copied
 
