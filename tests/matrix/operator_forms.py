@@ -519,7 +519,7 @@ FORMS: dict[str, Form] = {
     "mean variance along": Form(body=one("MeanVarianceNormalization", axes=[0, 2, 3])),
     "einsum with a weight": Form(body=_einsum_weight, axes=-3),
     "einsum as a convolution": Form(body=_einsum_image),
-    "einsum of two": Form(body=_einsum_pair, axes=-3, units=MIXING, named="Einsum"),
+    "einsum of two": Form(body=_einsum_pair, axes=-3),
     "where of two": Form(body=_where),
     "where by pixel": Form(body=_where_mask),
     "expand along": Form(body=_expand(channels=False)),

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from workers.pruning.errors import NothingToPrune
-from workers.pruning.graph.summation import SUMS, summed_axes
-from workers.pruning.graph.values import integer
+from workers.pruning.graph.summation import SUMS, contracted_axis, summed_axes
 from workers.pruning.groups import heads
 from workers.pruning.groups.classes import Line, on_open_axis, owner, settle
 from workers.pruning.groups.labels import FIXED
@@ -21,7 +20,6 @@ from workers.pruning.groups.propagate import propagate
 from workers.pruning.groups.propagation import Propagation, Tag
 from workers.pruning.types import FROZEN, Group, Grouping, InitializerAxis, IntArray, Role
 
-_NUM_FACTORS: Final = 2
 _Keys = npt.NDArray[np.uint64]
 
 
@@ -106,18 +104,12 @@ class _Lines:
 def _summed_over(graph: ir.Model, lines: Mapping[ir.Value, Line]) -> list[tuple[str, IntArray]]:
     found = []
     for node in graph.graph:
-        source = node.inputs[0] if node.op_type in SUMS else None
-        if source is not None and source in lines and lines[source].axis in summed_axes(node, len(source.shape or ())):
+        source = node.inputs[0] if node.inputs else None
+        if source is None or source not in lines:
+            continue
+        summed = summed_axes(node, len(source.shape or ())) if node.op_type in SUMS else [contracted_axis(node)]
+        if lines[source].axis in summed:
             found.append((node.name or "", lines[source].labels))
-        if node.op_type not in {"MatMul", "Gemm"} or node.domain or len(node.inputs) < _NUM_FACTORS:
-            continue
-        left, right = node.inputs[0], node.inputs[1]
-        line = None if left is None or right is None or right.is_initializer() else lines.get(left)
-        if left is None or line is None or left.shape is None:
-            continue
-        swapped = node.op_type == "Gemm" and integer(node, "transA", 0)
-        if line.axis == (0 if swapped else len(left.shape) - 1):
-            found.append((node.name or "", line.labels))
     return found
 
 

@@ -18,7 +18,7 @@ from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
 from workers.pruning.graph.execute import GraphModule, Watch
 from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.graph.precision import FLOAT32, arithmetic
-from workers.pruning.graph.summation import SUMS, summed_axes
+from workers.pruning.graph.summation import SUMS, contracted_axis, summed_axes
 from workers.pruning.scores.output import Reading
 from workers.pruning.types import AnyArray, FloatArray, Grouping, IntArray, Phase, Role, Run
 
@@ -55,9 +55,8 @@ def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
                 continue
             if node.name in consumers:
                 sites += _sites_of(node, index, value, grouping)
-            elif node.op_type == "MatMul" and index == 0 and value.shape is not None:
-                last = len(value.shape) - 1
-                sites += [site for site in _sites_of(node, index, value, grouping) if site.axis == last]
+            elif index == 0 and (contracted := contracted_axis(node)) is not None:
+                sites += [site for site in _sites_of(node, index, value, grouping) if site.axis == contracted]
             elif node.op_type in SUMS and index == 0 and value.shape is not None:
                 axes = summed_axes(node, len(value.shape))
                 sites += [site for site in _sites_of(node, index, value, grouping) if site.axis in axes]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from workers.pruning.graph.values import attribute
+from workers.pruning.graph.summation import contracted_axis
 from workers.pruning.graph.weights import clone
 from workers.pruning.surgery.constants import Surgeon
 from workers.pruning.surgery.plan import Plan, numbers, plan, positions_kept, replaced
@@ -48,14 +48,7 @@ def _zero(value: ir.Value, masks: Mapping[int, BoolArray]) -> None:
 
 
 def _gate_contraction(surgeon: Surgeon, node: ir.Node, planned: Plan) -> None:
-    if node.op_type not in {"MatMul", "Gemm"} or node.domain:
-        return
-    left, right = node.inputs[0], node.inputs[1]
-    kept = planned.value(left)
-    if left is None or right is None or right.is_initializer() or kept is None or left.shape is None:
-        return
-    last = len(left.shape) - 1
-    contracted = 1 - last if node.op_type == "Gemm" and attribute(node, "transA", 0) else last
-    if kept.axis != abs(contracted):
-        return
-    gate(surgeon, node, kept.axis, kept.mask)
+    axis = contracted_axis(node)
+    kept = None if axis is None else planned.value(node.inputs[0])
+    if kept is not None and kept.axis == axis:
+        gate(surgeon, node, kept.axis, kept.mask)

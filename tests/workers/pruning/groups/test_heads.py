@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
-from tests.networks import graph
+from tests.networks import graph, inputs
+from tests.workers.pruning.journals import run_of
 from tests.workers.pruning.surgery.keeps import random_keep, widths
 from workers.pruning.allocation.alignment import steps_for
 from workers.pruning.allocation.budget import cost
+from workers.pruning.compensation.least_squares import compensate
 from workers.pruning.graph.cost import count
+from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.runtime import Session
+from workers.pruning.graph.save import to_bytes
 from workers.pruning.groups.cost_model import cost_model, from_json, to_json
 from workers.pruning.groups.find import find
+from workers.pruning.scores.collect import find_sites, gate_edits
 from workers.pruning.surgery.check import check
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.graft import narrowed
@@ -72,6 +79,25 @@ shared (float[N,5,6] x) => (float[N,5,3] y)
 }
 """
 
+# The same attention in index notation, heads in the middle: 2 heads of 4 positions.
+EINSUM = """
+einsum (float[N,5,6] x) => (float[N,5,3] y)
+<float[6,8] q_w, float[6,8] k_w, float[6,8] v_w, float[8,3] out_w, int64[4] heads = {0,5,2,4}, int64[3] whole = {0,5,8}>
+{
+  [q] q0 = MatMul (x, q_w)
+  [k] k0 = MatMul (x, k_w)
+  [v] v0 = MatMul (x, v_w)
+  q1 = Reshape (q0, heads)
+  k1 = Reshape (k0, heads)
+  v1 = Reshape (v0, heads)
+  [scores] s0 = Einsum <equation = "bihd,bjhd->bhij"> (q1, k1)
+  s = Softmax <axis = -1> (s0)
+  [mix] m0 = Einsum <equation = "bhij,bjhd->bihd"> (s, v1)
+  m = Reshape (m0, whole)
+  [out] y = MatMul (m, out_w)
+}
+"""
+
 
 def units(text: str) -> dict[tuple[str, int, bool], list[int]]:
     """Units along every axis of every weight; the last of the key says whether they are whole heads."""
@@ -103,7 +129,14 @@ def test_heads_that_share_keys_go_together() -> None:
     assert [12, 12, 13, 13] == found["slope", 0, True]
 
 
-@pytest.mark.parametrize("text", [JOINT, SHARED])
+def test_attention_in_index_notation_is_attention() -> None:
+    """Positions of queries and keys, positions of values, and heads, wherever the equation puts them."""
+    found = [(group.width, group.producers, group.consumers) for group in find(graph(EINSUM)).groups]
+
+    assert [(4, ("q", "k"), ("scores",)), (4, ("v",), ("out",)), (2, ("q", "k", "v"), ("out",))] == found
+
+
+@pytest.mark.parametrize("text", [JOINT, SHARED, EINSUM])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_heads_and_positions_are_cut_at_once(text: str, seed: int) -> None:
     """The cut equals the masked network, costs what was predicted, and finds its own smaller groups again."""
@@ -171,3 +204,36 @@ def test_a_head_counts_as_one_whatever_widths_are_rounded_to() -> None:
 
     assert (2,) == model.single
     assert 1 == steps_for(model, 8)[2] == steps_for(model, None)[2]
+
+
+@pytest.mark.parametrize("text", [JOINT, SHARED, EINSUM])
+def test_gates_of_heads_and_positions_are_removal(text: str) -> None:
+    """Gates of the last position of the first group and of the last head at zero give what the cut network gives."""
+    network = graph(text)
+    grouping = find(network)
+    kept = np.ones(grouping.num_units, np.bool_)
+    kept[[grouping.groups[0].stop - 1, -1]] = False
+    fed = inputs(network)
+    rows = torch.from_numpy(np.tile(kept.astype(np.float32), (len(fed[0]), 1)))
+    edits = gate_edits(find_sites(network, grouping), rows)
+    with torch.no_grad():
+        gated = GraphModule(network).eval().run([torch.from_numpy(array) for array in fed], edits=edits)[0].numpy()
+
+    expected = Session(to_bytes(cut(network, grouping, Keep(mask=kept)))).run(fed)[0]
+    np.testing.assert_allclose(gated, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", [JOINT, SHARED])
+def test_what_reads_the_heads_that_stay_is_repaired(text: str) -> None:
+    """With a head and a position gone, the refitted output layer is closer to the original's answers."""
+    network = graph(text)
+    grouping = find(network)
+    kept = np.ones(grouping.num_units, np.bool_)
+    kept[[grouping.groups[-1].start - 1, -1]] = False
+    keep = Keep(mask=kept)
+    smaller = cut(network, grouping, keep)
+    fed = [np.random.default_rng(0).standard_normal((256, 5, 6)).astype(np.float32)]
+    repaired = compensate(network, smaller, grouping, keep, [fed], run=run_of())
+    wanted, before, after = (Session(to_bytes(each)).run(fed)[0] for each in (network, smaller, repaired))
+
+    assert np.square(after - wanted).mean() < 0.9 * np.square(before - wanted).mean()

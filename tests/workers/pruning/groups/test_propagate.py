@@ -46,7 +46,7 @@ FREEZING = {
     "[m] r = CumSum (a, one)": (", int64 one = {1}", 17, {"m": MIXED}),
     "[m] q = ArgMax <axis = 1> (a)\n[c] d = Cast <to = 1> (q)\n[s] r = Mul (a, d)": ("", 17, {"m": MIXED}),
     '[m] r = Einsum <equation = "nchw->nchw"> (a)': (
-        "", 17, {"m": "it is no product of an activation and a weight with its result written out"},
+        "", 17, {"m": "it is no product of matrices"},
     ),
     "[m] v, i = TopK <axis = 1> (a, k)\n[s] r = Identity (v)": (
        ", int64[1] k = {12}", 17, {"m": "operator TopK is not followed"}),
