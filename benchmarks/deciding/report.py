@@ -176,14 +176,27 @@ def _rounds(lines: Sequence[Line]) -> str:
 
 
 def _folds(lines: Sequence[Line]) -> str:
-    entries = []
-    for (network, epochs, seed), found in by(lines, "folds", ("network", "epochs", "seed")).items():
-        before = stated(found, lambda line: figure(line, "accuracy", "original", "test"))
-        lost = stated(found, verdicts.lost_points)
-        cells = [str(network), f"{epochs:g}", str(seed), before, stated(found, _accuracy("trained")), lost]
-        entries.append([*cells, stated(found, lambda line: figure(line, "macs"))])
-    header = ("network", "epochs a round", "seed", "original", "accuracy", "points lost", "MACs")
-    return f"{_table(header, entries)}\n\nMean and standard deviation are over folds."
+    parts = []
+    for line in [line for line in lines if line.table == "folds"]:
+        facts = line.figures["facts"]
+        after = [
+            [
+                str(entry["round"]),
+                f"{entry['channels']:.1f}",
+                f"{100 * entry['accuracy_mean']:.1f} ± {100 * entry['accuracy_deviation']:.1f}",
+                f"{100 * entry['accuracy_least']:.1f} to {100 * entry['accuracy_most']:.1f}",
+            ]
+            for entry in facts["rounds_over_folds"]
+        ]
+        ends = "; ".join(
+            f"fold {entry['fold']}: {100 * entry['accuracy_before']:.1f} to {100 * entry['accuracy']:.1f} in "
+            f"{entry['rounds']} rounds, {entry['stopped_by']}"
+            for entry in facts["folds"]
+        )
+        header = ("round", "channels left, mean", "accuracy over folds, mean ± deviation", "range")
+        name = f"{line.key['network']}, {line.key['epochs']:g} epochs a round, seed {line.key['seed']}"
+        parts.append(f"{name}\n\n{_table(header, after)}\n\n{ends}.")
+    return "\n\n".join(parts)
 
 
 def _filters(lines: Sequence[Line]) -> str:
