@@ -32,8 +32,8 @@ class AutoOptions(BaseModel):
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
     without_data: Literal["auto", "noise", "merge"] = Field(
         default="auto",
-        description="Without a dataset: merge: cut channels leave their weights to the likest; noise: refit on noise; "
-        "auto: noise where BatchNormalization says how strong it has to be.",
+        description="Without a dataset: merge: cut channels leave their readers to the likest; noise: refit on noise; "
+        "auto: both.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final, Literal
 
 import numpy as np
@@ -16,6 +17,15 @@ from workers.pruning.types import FloatArray, Json, Memo, Phase, Scores
 Order = Literal["obs", "information_gain"]
 WithoutData = Literal["auto", "noise", "merge"]
 STATISTICS: Final = "statistics"  # the journal's name for what does not depend on the target
+
+
+class Repair(StrEnum):
+    """How what stays takes over the work of what went."""
+
+    STATISTICS = "statistics"
+    LEAST_SQUARES = "least_squares"
+    MERGING = "merging"
+    BOTH = "merging, least_squares"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +52,8 @@ def auto(
     Source: the order is optimal brain surgeon over coupled layers (`scores.brain_surgeon`, ours on Hassibi & Stork
     1992), or with `order="information_gain"` that of EasiEdge (Yu, Cui et al. 2021) in its half-Fisher form; the
     sequential least-squares repair and the choice by damage over cost are our own. No labels enter. Without data,
-    channels that are cut are merged into their likest ones (`compensation.merge`), or refitted on noise where
-    BatchNormalization says how strong that has to be, or as `without_data` asks. See docs/methods/auto.md.
+    channels that are cut are merged into their likest ones (`compensation.merge`) and the rest is refitted on noise;
+    `without_data` may ask for one of both. See docs/methods/auto.md.
 
     Raises:
         TargetUnreachable: the floor is above the target.
@@ -55,24 +65,23 @@ def auto(
     batches = steps.calibration_batches(task, calibration_samples)
     found = statistics(task, batches, order=order, probes=probes)
     chosen = steps.choose(task, found.scores, alpha)
-    merged = compensate and _merges(task, without_data)
+    repair = _repair(task, without_data) if compensate else Repair.STATISTICS
     outcome = steps.recover(
-        task, chosen, batches, compensated=compensate, merged=merged, score_source=found.scores.source
+        task,
+        chosen,
+        batches,
+        compensated=repair in {Repair.LEAST_SQUARES, Repair.BOTH},
+        merged=repair in {Repair.MERGING, Repair.BOTH},
+        score_source=found.scores.source,
     )
-    facts = {**outcome.facts, "groups": _facts(task, found, outcome), "repair": _repair_name(compensate, merged)}
+    facts = {**outcome.facts, "groups": _facts(task, found, outcome), "repair": repair.value}
     return replace(outcome, warnings=(*outcome.warnings, *_warnings(found)), facts=facts)
 
 
-def _merges(task: Task, without_data: WithoutData) -> bool:
+def _repair(task: Task, without_data: WithoutData) -> Repair:
     if task.data.kind != "synthetic" or without_data == "noise":
-        return False
-    return without_data == "merge" or all(node.op_type != "BatchNormalization" for node in task.graph.graph)
-
-
-def _repair_name(compensated: bool, merged: bool) -> str:  # noqa: FBT001  # two facts of the run
-    if not compensated:
-        return "statistics"
-    return "merging" if merged else "least_squares"
+        return Repair.LEAST_SQUARES
+    return Repair.MERGING if without_data == "merge" else Repair.BOTH
 
 
 def statistics(task: Task, batches: Batches, *, order: Order, probes: int) -> Statistics:

@@ -115,18 +115,19 @@ def repair(
 ) -> ir.Model:
     """Let the kept channels take over what they can: least squares, or BatchNormalization statistics alone.
 
-    They follow `uncut`, the network that `chosen` was cut from, where that is no longer the original. `merged` takes
-    the weights alone instead of the data: what is cut leaves its readers to the channel that is most like it.
+    They follow `uncut`, the network that `chosen` was cut from, where that is no longer the original. With `merged`,
+    what is cut first leaves its readers to the channel that is most like it; least squares, if any, pull towards that.
     """
     task.run.report(Phase.COMPENSATE, 0.0)
     task = task if uncut is None else replace(task, graph=uncut)
 
     def compute() -> ir.Model:
+        start = chosen.graph
         if merged:
-            return cut(merge(task.graph, task.grouping, chosen.keep), task.grouping, chosen.keep)
+            start = cut(merge(task.graph, task.grouping, chosen.keep), task.grouping, chosen.keep)
         if compensated:
-            return compensate(task.graph, chosen.graph, task.grouping, chosen.keep, batches, run=task.run)
-        return _recalibrated(task, chosen, batches)
+            return compensate(task.graph, start, task.grouping, chosen.keep, batches, run=task.run)
+        return start if merged else _recalibrated(task, chosen, batches)
 
     return _remembered_graph(task, "compensate", compute)
 
