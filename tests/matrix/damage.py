@@ -79,9 +79,11 @@ def nonsense(content: bytes, draw: random.Random) -> bytes:
 def _message(model: onnx.ModelProto, draw: random.Random) -> Message:
     """A message somewhere in the file; nodes and values more often than the rest."""
     graph = model.graph
+    nodes: list[Message] = [*graph.node] or [graph]
+    values: list[Message] = [*graph.input, *graph.output, *graph.value_info] or nodes
     chosen: Message = draw.choice((
-        model, graph, draw.choice(graph.node), draw.choice(graph.node), draw.choice(graph.node),
-        draw.choice(graph.initializer or graph.node), draw.choice([*graph.input, *graph.output, *graph.value_info]),
+        model, graph, draw.choice(nodes), draw.choice(nodes), draw.choice(nodes),
+        draw.choice([*graph.initializer] or nodes), draw.choice(values),
     ))  # fmt: skip
     while draw.random() < 0.7:
         inner = [

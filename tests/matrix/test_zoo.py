@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.setting import bare_run, cifar
 from tests.matrix.journey import Analysis, analyse, prune
+from workers.pipeline import prune as pruned
+from workers.prune_spec import PruneSpec, Target
 from workers.pruning.graph.load import load
 
 pytestmark = pytest.mark.data
@@ -65,3 +68,29 @@ def test_an_open_image_size_is_kept(data_dir) -> None:
     assert list(before.shape) == list(after.shape)
     assert not all(isinstance(length, int) for length in after.shape)
     assert np.isfinite(analysis.full.macs)
+
+
+def _digits(data_dir: Path, folder: Path) -> Path:
+    """5,000 training images of MNIST, and all 10,000 test images to judge by."""
+    arrays = np.load(data_dir / "mnist_70000.npz")
+    path = folder / "mnist.npz"
+    train_x, train_y = arrays["train_x"], arrays["train_y"]
+    np.savez(path, x=train_x[:5000], y=train_y[:5000], x_val=arrays["test_x"], y_val=arrays["test_y"])
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist_cntk", "winml_cifar10"])
+def test_a_classifier_keeps_its_accuracy(data_dir, tmp_path, name) -> None:
+    """At 70 % of the MACs with the defaults: within one point on real test images, pixels as its README says."""
+    if name == "mnist_cntk":
+        data, preprocessing = _digits(data_dir, tmp_path), {"scale": 1.0, "mean": [0.0], "std": [1.0]}
+    else:
+        data = cifar(tmp_path, held_out=False)
+        preprocessing = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.5] * 3, "layout": "NHWC"}
+    spec = PruneSpec(target_sets=((Target(metric="flops", ratio=0.7),),), preprocessing=preprocessing, measure=False)
+    network = data_dir / "zoo" / f"{name}.onnx"
+    result = pruned(spec, network=network, dataset=data, out=tmp_path / "out", run=bare_run())
+
+    assert result["after"]["macs"] <= 0.7 * result["before"]["macs"]
+    assert result["after"]["accuracy"] >= result["before"]["accuracy"] - 0.01

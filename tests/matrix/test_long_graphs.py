@@ -1,0 +1,35 @@
+"""Graphs of five thousand nodes are analysed in seconds, and the time grows with the number of nodes, not faster."""
+
+import time
+
+import onnx_ir as ir
+import pytest
+
+from tests.matrix.journey import analyse
+from tests.matrix.long_graphs import LONG
+from workers.pruning.graph.load import load
+from workers.pruning.graph.save import to_bytes
+
+
+def seconds(graph: ir.Model) -> float:
+    """Processor time to read a file, find its groups and count it; other programs may slow the clock on the wall."""
+    content = to_bytes(graph)
+    started = time.process_time()
+    analysis = analyse(load(content))
+    assert analysis.grouping.num_units > 0
+    return time.process_time() - started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_five_thousand_nodes_are_analysed_in_ten_seconds(name: str) -> None:
+    """Residual, dense and attention."""
+    assert seconds(LONG[name](5000)) < 10
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_time_of_an_analysis_grows_with_the_nodes(name: str) -> None:
+    """Four times as many nodes take at most eight times as long; a square would take sixteen."""
+    seconds(LONG[name](60))
+
+    assert seconds(LONG[name](400)) < 8 * max(seconds(LONG[name](100)), 0.1)
