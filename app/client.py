@@ -49,6 +49,7 @@ class Client:
         timeout: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self.url = url
         self._wire = Wire(url, key, timeout=timeout, transport=transport)
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ COMMANDS = (
     ("benchmarks.polling",),
     ("benchmarks.upload",),
     ("benchmarks.service_overhead",),
+    ("benchmarks.agent",),
     ("benchmarks.coverage",),
     ("benchmarks.resnet56", "--exports", "legacy_bn", "dynamo_bnfolded", "legacy_bnfolded", "dynamo_bn"),
 )

@@ -130,7 +130,7 @@ def _prepare(order: Json, at: Callable[[str | None], None]) -> tuple[list[_Subje
 def _load(item: Json, order: Json) -> _Subject:
     network = Path(item["network"])
     start = time.perf_counter()
-    session = Session(network.read_bytes(), threads=int(order["threads"]), provider=order["provider"])
+    session = Session(network, threads=int(order["threads"]), provider=order["provider"])
     load_ms = (time.perf_counter() - start) * 1e3
     batch = fixed_batch(session.inputs) or int(order["batch"])
     arrays = random_inputs(session.inputs, seed=0, batch=batch)
@@ -194,7 +194,7 @@ def _profile(subject: _Subject, order: Json) -> list[Json] | None:
     most = MOST_OPERATORS // len(order["items"])
     how = {"threads": int(order["threads"]), "provider": order["provider"]}
     try:
-        return profile(subject.network.read_bytes(), subject.feeds, most=most, **how)
+        return profile(subject.network, subject.feeds, most=most, **how)
     except (PruningError, MemoryError, OSError, ValueError) as error:
         sys.stderr.write(f"No profile of {subject.name}: {error}\n")
         return None

@@ -16,7 +16,7 @@ _SUFFIX: Final = "_kernel_time"
 _MICROSECONDS: Final = 1e3  # in a millisecond
 
 
-def profile(network: bytes, feeds: Mapping[str, AnyArray], *, threads: int, provider: str, most: int) -> list[Json]:
+def profile(network: Path, feeds: Mapping[str, AnyArray], *, threads: int, provider: str, most: int) -> list[Json]:
     """Give the `most` slowest operators, slowest first: node, operator, who ran it, mean milliseconds of a run.
 
     Nodes are those of the optimised graph: fused and reordered ones have the runtime's names.

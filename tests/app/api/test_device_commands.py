@@ -35,6 +35,7 @@ def finished(served: Served, width: int, target: str) -> str:
 
 _LAYER = {
     "layer": "conv_1",
+    "kind": "Conv",
     "row": "Conv 3x3",
     "ms": 1.0,
     "share": 0.5,
@@ -84,7 +85,7 @@ def test_two_plans_are_shown_side_by_side(served: Served) -> None:
 
     assert differ.exit_code == 0, differ.output
     assert "conv_1" in differ.stdout
-    assert "2 µs a channel in steps of 8" in differ.stdout
+    assert "2 µs a channel in steps of 8" in " ".join(differ.stdout.replace("│", " ").split())  # cells are wrapped
     assert "steps in channels on dev_local: Conv 8" in differ.stdout
     assert "every layer the same width" in same.stdout
     assert espalier(served, "compare", first, job(served.services, content=b"third").id).exit_code == 2
