@@ -123,25 +123,18 @@ def rounds(rows: Sequence[Line]) -> str:
         return ""
     few, many = groups[min(groups)], groups[max(groups)]
     times = (mean(many, per_round) or 0.0) / (mean(few, per_round) or 1.0)
-    training = (mean(many, trained_per_round) or 0.0) / (mean(few, trained_per_round) or 1.0)
     lost = [mean(found, lost_points) or 0.0 for found in (few, many)]
     missed = "" if times >= 4 else "; missed"
     return (
         f"A round with {max(groups):g} epochs takes {times:.1f} times what one with {min(groups):g} takes "
-        f"(wanted: 4 or more{missed}), its training alone {training:.1f} times. Points lost on the test images: "
-        f"{lost[0]:.2f} with {min(groups):g}, {lost[1]:.2f} with {max(groups):g}."
+        f"(wanted: 4 or more{missed}). Points lost on the test images: {lost[0]:.2f} with {min(groups):g}, "
+        f"{lost[1]:.2f} with {max(groups):g}."
     )
 
 
 def per_round(line: Line) -> float:
     """Processor seconds for each round."""
     return total(line) / max(1, len(line.figures["facts"]["rounds"]))  # type: ignore[index,call-overload,arg-type]  # written by us
-
-
-def trained_per_round(line: Line) -> float:
-    """Processor seconds of training for each round."""
-    rounds_taken = len(line.figures["facts"]["rounds"])  # type: ignore[index,call-overload,arg-type]  # written by us
-    return (figure(line, "seconds", "cpu", "training") or 0.0) / max(1, rounds_taken)
 
 
 def lost_points(line: Line) -> float | None:
