@@ -157,14 +157,14 @@ def test_a_killed_attempt_resumes_and_gives_the_bytes_of_an_undisturbed_one(serv
 
 def test_a_damaged_checkpoint_is_computed_again_with_a_warning(services) -> None:
     """A bit that flipped in the store costs time; the artifact is the same and the log says what happened."""
-    steps = [("step", "score"), ("step", "finetune")]
+    steps = [("step", "compensate"), ("step", "finetune")]  # scores would be shared by the jobs
     undisturbed = submitted(services, *steps)
     run_all(supervisor_of(services))
     damaged = submitted(services, steps[0], ("once_per_job", "SIGKILL"), steps[1])
     supervisor = supervisor_of(services)
     supervisor.run_one()
     files = {file.step: file for file in services.attempts.checkpoints(damaged)}
-    path = services.store.path(files["score"].sha256)
+    path = services.store.path(files["compensate"].sha256)
     path.chmod(0o600)
     path.write_bytes(b"\0" + path.read_bytes()[1:])
     run_all(supervisor)
