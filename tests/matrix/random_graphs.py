@@ -219,6 +219,64 @@ def attended(g: Growth) -> None:
     g.add(g.node("Reshape", back, _ints(g, 0, channels, side, side)), channels, side)
 
 
+def repeated(g: Growth) -> None:
+    source, channels, side = g.pick(lambda channels, _: channels <= 10)
+    choice = g.number(0, 2)
+    if choice == 0:
+        g.add(g.node("Tile", source, _ints(g, 1, 2, 1, 1)), 2 * channels, side)
+    elif choice == 1:
+        pooled = g.node("ReduceMax", source, axes=[2, 3])
+        g.add(g.node("Expand", pooled, _ints(g, 1, channels, side, side)), channels, side)
+    else:
+        zeros = g.node("ConstantOfShape", g.node("Shape", source))
+        g.add(g.node("Concat", source, zeros, axis=1), 2 * channels, side)
+
+
+def chosen(g: Growth) -> None:
+    source, channels, side = g.pick()
+    condition = g.node("Greater", source, g.constant(np.float32(0.1)))
+    matching = [entry for entry in g.images if entry[1:] == (channels, side)]
+    other = matching[g.number(0, len(matching) - 1)][0] if g.number(0, 1) else g.constant(np.float32(-0.5))
+    g.add(g.node("Where", condition, source, other), channels, side)
+
+
+def reduced(g: Growth) -> None:
+    source, channels, side = g.pick()
+    axis = g.number(1, 3)
+    names = ("ReduceMean", "ReduceMax", "ReduceL2", "ReduceLogSumExp")
+    g.add(g.node("Mul", source, g.node(names[g.number(0, 3)], source, axes=[axis])), channels, side)
+
+
+def bounded(g: Growth) -> None:
+    source, channels, side = g.pick()
+    low, high = (g.constant(np.float32(bound)) for bound in (-0.7, 0.9))
+    if g.number(0, 1):
+        value = g.node("Clip", source, low, high)
+    else:
+        scale, zero = g.constant(np.float32(0.05)), g.constant(np.int8(3))
+        value = g.node("DequantizeLinear", g.node("QuantizeLinear", source, scale, zero), scale, zero)
+    g.add(value, channels, side)
+
+
+def multiplied(g: Growth) -> None:
+    source, channels, side = g.pick()
+    outputs = g.number(2, 8)
+    if g.number(0, 1):
+        value = g.node("Einsum", source, g.weight(outputs, channels), equation="nchw,oc->nohw")
+    else:
+        last = g.node("Transpose", source, perm=[0, 2, 3, 1])
+        bias = g.node("Add", g.node("MatMul", last, g.weight(channels, outputs)), g.weight(outputs))
+        value = g.node("Transpose", bias, perm=[0, 3, 1, 2])
+    g.add(value, outputs, side)
+
+
+def layered(g: Growth) -> None:
+    source, channels, side = g.pick()
+    last = g.node("Transpose", source, perm=[0, 2, 3, 1])
+    made = g.node("LayerNormalization", last, g.weight(channels, positive=True), g.weight(channels), axis=-1)
+    g.add(g.node("Transpose", made, perm=[0, 3, 1, 2]), channels, side)
+
+
 def opaque(g: Growth) -> None:
     source, channels, side = g.pick()
     choice = g.number(0, 3)
@@ -240,6 +298,7 @@ def _ints(g: Growth, *entries: int) -> ir.Value:
 STEPS: tuple[Callable[[Growth], None], ...] = (
     conv, conv, conv, grouped, transposed, normalised, normalised, activation, activation, scaled, summed, summed,
     joined, joined, divided, sliced, picked, padded, shuffled, pixels, pooled, raised, excited, attended, opaque,
+    repeated, chosen, reduced, bounded, multiplied, layered,
 )  # fmt: skip
 
 

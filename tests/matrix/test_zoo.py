@@ -80,6 +80,7 @@ def _digits(data_dir: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["mnist_cntk", "winml_cifar10"])
 def test_a_classifier_keeps_its_accuracy(data_dir, tmp_path, name) -> None:
     """At 70 % of the MACs with the defaults: within one point on real test images, pixels as its README says."""
