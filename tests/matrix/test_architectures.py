@@ -42,6 +42,7 @@ WIDTHS = {
     "vit": [24, 8, 48, 8, 48, 3, 3],
     "deit": [24, 8, 48, 8, 48, 3, 3],
     "bert": [24, 6, 6, 48, 6, 6, 48, 24, 4, 4],  # queries and keys; values; hidden; pooled
+    "mixer": [16, 24, 32],  # the stream, hidden positions, which lie across it, hidden channels
     "gpt": [24, 8, 8, 64, 3],
     "llama": [32, 4, 8, 48, 2],  # rotary positions turn dimension i with i + 4; 4 heads share 2 of keys and values
 }

@@ -6,7 +6,8 @@ every position belongs to; `FROZEN` (-1) marks positions that always stay. A *gr
 they occur on exactly the same axes.
 
 In attention units cross: a channel lies in the unit of its position inside the head (the same position of all heads)
-and in the unit of its whole head. It stays when both stay. Units that are whole heads have the highest numbers.
+and in the unit of its whole head. It stays when both stay. What a layer makes out of positions lies across channels
+alike. Units that are whole heads, or lie across in this way, have the highest numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,8 @@ class Group:
     stop: int
     producers: tuple[str, ...]  # node names
     consumers: tuple[str, ...]  # node names
-    whole_heads: bool = False  # its units are whole attention heads, which cross the units inside of them
+    crosses: bool = False  # its units lie across those of other groups, see Grouping.head_axes
+    whole_heads: bool = False  # they are whole attention heads, which cross the units inside of them
 
     @property
     def width(self) -> int:
@@ -107,12 +109,12 @@ class Grouping:
         str, Mapping[int, IntArray]
     ]  # value name -> axis -> unit at each position; axes without units left out
     frozen: tuple[Frozen, ...]
-    head_axes: Mapping[str, Mapping[int, IntArray]] = field(default_factory=dict)  # the same for whole heads
+    head_axes: Mapping[str, Mapping[int, IntArray]] = field(default_factory=dict)  # the same for groups that cross
 
     @property
-    def first_head(self) -> int:
-        """Number of the first unit that is a whole head; `num_units` where there is none."""
-        return next((group.start for group in self.groups if group.whole_heads), self.num_units)
+    def first_crossing(self) -> int:
+        """Number of the first unit that lies across others; `num_units` where there is none."""
+        return next((group.start for group in self.groups if group.crosses), self.num_units)
 
     def units_of(self, value: str) -> tuple[tuple[int, IntArray], ...]:
         """Axes of a value and the units on them; an axis on which heads and positions inside them lie comes twice."""

@@ -119,7 +119,7 @@ def _solve(teacher: Walk, student: Walk, layer: Layer, ridge: float, rng: np.ran
     rows = Rows(min(limit, num_samples * available), centred=_has_free_bias(layer))
     fixed = 0.0 if _has_free_bias(layer) else bias[:, None, :]
     kernel = student.module.initializers[layer.weight]
-    if weight.shape[0] * weight.shape[1] == len(layer.kept):
+    if weight.shape[0] * weight.shape[1] == len(layer.kept) and _alike(layer, sources[0], wanted[0]):
         for source, target, other in zip(sources, wanted, others, strict=True):
             drawn = design.sample(target.shape, layer.axis, limit * len(target) // num_samples, rng).to(target.device)
             y = design.outputs_at(target, layer.axis, drawn)[:, torch.from_numpy(layer.kept).to(target.device)]
@@ -128,6 +128,11 @@ def _solve(teacher: Walk, student: Walk, layer: Layer, ridge: float, rng: np.ran
             rows.add(x, y.reshape(len(drawn), *weight.shape[:2]).transpose(0, 1) - fixed)
     teacher.release(layer.wanted)
     return rows.solve(weight, bias, ridge * max(1.0, _PLENTY / num_samples)) if rows.count else None
+
+
+def _alike(layer: Layer, source: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether rows of both networks are the same: a layer over positions has one for each channel that is left."""
+    return layer.node.op_type != "MatMul" or source.shape[:-1] == wanted.shape[:-1]
 
 
 def _has_free_bias(layer: Layer) -> bool:

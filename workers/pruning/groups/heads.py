@@ -3,6 +3,9 @@
 Labels say one thing about each element, so attention is followed twice: once with a label for each position inside a
 head, the same in all heads, and once with a label for each head. Channel (head, position) stays when both stay; heads
 and positions form a grid, so that a cut of the one leaves the other as it was.
+
+A layer over positions, as in an MLP-Mixer, is followed twice for the same reason: once as something that lets channels
+through, and once for what it makes, which lies across these channels.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +20,7 @@ _Axes = Mapping[str, Mapping[int, IntArray]]
 
 
 def none_of(state: Propagation, roots: IntArray) -> BoolArray:
-    """Tell which classes stand for no whole head anywhere."""
+    """Tell which classes stand for no whole head, and for nothing else that lies across, anywhere."""
     others = np.ones(len(roots), np.bool_)
     for labels in state.heads:
         others[roots[labels]] = False
@@ -35,12 +38,13 @@ def crossed(inside: Grouping, whole: Grouping) -> Grouping:
     pairs = {(one.tobytes(), other.tobytes()): (one, other) for one, other in _shared_axes(inside, whole)}
     uneven = {index for pair in pairs.values() for index in _uneven(*pair, *kinds)}
     number = np.full(whole.num_units + 1, FROZEN, np.int64)
-    groups, start = list(inside.groups), inside.num_units
+    groups, start, entries = list(inside.groups), inside.num_units, whole.initializer_axes
     for index, group in enumerate(whole.groups):
         if index not in uneven:
             number[group.start : group.stop] = np.arange(start, start + group.width)
             stop = start + group.width
-            groups.append(replace(group, id=f"g{len(groups)}", start=start, stop=stop, whole_heads=True))
+            groups.append(replace(group, id=f"g{len(groups)}", start=start, stop=stop, crosses=True))
+            groups[-1] = replace(groups[-1], whole_heads=any(_is_head(entry.units, group.start) for entry in entries))
             start = stop
     axes = (replace(entry, units=number[entry.units]) for entry in whole.initializer_axes)
     return replace(
@@ -50,6 +54,11 @@ def crossed(inside: Grouping, whole: Grouping) -> Grouping:
         initializer_axes=(*inside.initializer_axes, *(entry for entry in axes if (entry.units != FROZEN).any())),
         head_axes=_renumbered(whole.value_axes, number),
     )
+
+
+def _is_head(units: IntArray, unit: int) -> bool:
+    """Whether a unit holds several positions of an axis."""
+    return int((units == unit).sum()) > 1
 
 
 def _renumbered(axes: _Axes, number: IntArray) -> _Axes:

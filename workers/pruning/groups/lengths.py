@@ -23,10 +23,10 @@ class Lengths:
         self._starts = np.asarray([group.start for group in grouping.groups], np.int64)
         self._cut: dict[str, dict[int, Axis]] = {}
         entries = [(entry.initializer, {entry.axis: entry.units}) for entry in grouping.initializer_axes]
-        first_head = grouping.first_head
+        first_crossing = grouping.first_crossing
         inside, whole = _by_place(
-            [*grouping.value_axes.items(), *(e for e in entries if not _has(e[1], first_head))],
-            [*grouping.head_axes.items(), *(e for e in entries if _has(e[1], first_head))],
+            [*grouping.value_axes.items(), *(e for e in entries if not _has(e[1], first_crossing))],
+            [*grouping.head_axes.items(), *(e for e in entries if _has(e[1], first_crossing))],
         )
         for name, axis in inside | whole:
             units, heads = inside.get((name, axis)), whole.get((name, axis))

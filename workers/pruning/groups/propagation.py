@@ -37,8 +37,8 @@ class Propagation:
         """
         self.graph = graph
         self.whole_heads = whole_heads
-        self.heads: list[IntArray] = []  # labels that stand for whole heads somewhere
-        self.has_heads = False  # whether a product of activations has leading axes
+        self.heads: list[IntArray] = []  # labels that stand for whole heads somewhere, or lie across channels alike
+        self.has_heads = False  # whether there may be any: a product of activations with leading axes, or such a layer
         self.labels: dict[ir.Value, Labels] = {}
         self.ties = Ties()
         self.tags: list[Tag] = []

@@ -45,22 +45,33 @@ def find_sites(graph: ir.Model, grouping: Grouping) -> tuple[Site, ...]:
     In a product of two activations the gate sits on the first operand only: it stands for the product of a unit with
     itself in the other operand, which is gone when either is.
     """
-    read = {axis.initializer for axis in grouping.initializer_axes if axis.role is Role.CONSUME}
-    values = [graph.graph.initializers[name] for name in read if name in graph.graph.initializers]
-    consumers = {use.node.name for value in values for use in value.uses()}
+    consumed = _consumed(graph, grouping)
     sites: list[Site] = []
     for node in graph.graph:
         for index, value in enumerate(node.inputs):
             if value is None or value.const_value is not None:
                 continue
-            if node.name in consumers:
-                sites += _sites_of(node, index, value, grouping)
+            if (name := node.name or "") in consumed:
+                read = consumed[name]
+                sites += [
+                    site for site in _sites_of(node, index, value, grouping) if read.intersection(site.units.tolist())
+                ]
             elif index == 0 and (contracted := contracted_axis(node)) is not None:
                 sites += [site for site in _sites_of(node, index, value, grouping) if site.axis == contracted]
             elif node.op_type in SUMS and index == 0 and value.shape is not None:
                 axes = summed_axes(node, len(value.shape))
                 sites += [site for site in _sites_of(node, index, value, grouping) if site.axis in axes]
     return tuple(sites)
+
+
+def _consumed(graph: ir.Model, grouping: Grouping) -> dict[str, set[int]]:
+    """Units that the weights of each node read; what passes through a layer over positions is none of them."""
+    found: dict[str, set[int]] = {}
+    for axis in grouping.initializer_axes:
+        weight = graph.graph.initializers.get(axis.initializer) if axis.role is Role.CONSUME else None
+        for use in weight.uses() if weight is not None else ():
+            found.setdefault(use.node.name or "", set()).update(axis.units[axis.units >= 0].tolist())
+    return found
 
 
 def gate_edits(sites: Sequence[Site], gates: torch.Tensor) -> dict[tuple[str, int], Edit]:

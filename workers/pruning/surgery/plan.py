@@ -63,9 +63,9 @@ def stages(grouping: Grouping, keep: Keep) -> tuple[Plan, ...]:
         raise InconsistentGroup(
             "A keep mask does not fit its grouping", actual=keep.mask.shape, allowed=(grouping.num_units,)
         )
-    first_head = grouping.first_head
-    whole = [entry for entry in grouping.initializer_axes if (entry.units >= first_head).any()]
-    others = [entry for entry in grouping.initializer_axes if not (entry.units >= first_head).any()]
+    first_crossing = grouping.first_crossing
+    whole = [entry for entry in grouping.initializer_axes if (entry.units >= first_crossing).any()]
+    others = [entry for entry in grouping.initializer_axes if not (entry.units >= first_crossing).any()]
     inside = _stage(grouping.value_axes, others, keep, Plan(values={}, weights={}))
     return (inside, _stage(grouping.head_axes, whole, keep, inside)) if whole else (inside,)
 

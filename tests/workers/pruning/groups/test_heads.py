@@ -103,7 +103,7 @@ def units(text: str) -> dict[tuple[str, int, bool], list[int]]:
     """Units along every axis of every weight; the last of the key says whether they are whole heads."""
     grouping = find(graph(text))
     return {
-        (entry.initializer, entry.axis, bool((entry.units >= grouping.first_head).any())): entry.units.tolist()
+        (entry.initializer, entry.axis, bool((entry.units >= grouping.first_crossing).any())): entry.units.tolist()
         for entry in grouping.initializer_axes
     }
 
@@ -237,3 +237,51 @@ def test_what_reads_the_heads_that_stay_is_repaired(text: str) -> None:
     wanted, before, after = (Session(to_bytes(each)).run(fed)[0] for each in (network, smaller, repaired))
 
     assert np.square(after - wanted).mean() < 0.9 * np.square(before - wanted).mean()
+
+
+# Channels last, four positions: a layer over positions inside a residual stream of six channels.
+MIXER = """
+mixer (float[N,4,5] x) => (float[N,4,3] y)
+<float[5,6] in_w, float[4,7] wide_w, float[7] wide_b, float[7,4] narrow_w, float[6,3] out_w>
+{
+  [in] a = MatMul (x, in_w)
+  t = Transpose <perm = [0,2,1]> (a)
+  [wide] b = MatMul (t, wide_w)
+  [bias] c = Add (b, wide_b)
+  d = Relu (c)
+  [narrow] e = MatMul (d, narrow_w)
+  f = Transpose <perm = [0,2,1]> (e)
+  [sum] g = Add (a, f)
+  [out] y = MatMul (g, out_w)
+}
+"""
+
+
+def test_a_layer_over_positions_lets_channels_through() -> None:
+    """Six channels of the stream and seven hidden positions, each free; seven are no heads."""
+    found = find(graph(MIXER)).groups
+
+    assert [(6, ("in",), ("out",)), (7, ("wide",), ("narrow",))] == [
+        (group.width, group.producers, group.consumers) for group in found
+    ]
+    assert [(False, False), (True, False)] == [(group.crosses, group.whole_heads) for group in found]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_channels_and_hidden_positions_are_cut_at_once(seed: int) -> None:
+    """Cut, masked and gated networks agree, the cost is what was predicted, and repair does no harm."""
+    network = graph(MIXER)
+    grouping = find(network)
+    keep = random_keep(grouping, seed)
+    smaller = cut(network, grouping, keep)
+    fed = inputs(network)
+    rows = torch.from_numpy(np.tile(keep.mask.astype(np.float32), (len(fed[0]), 1)))
+    edits = gate_edits(find_sites(network, grouping), rows)
+    with torch.no_grad():
+        gated = GraphModule(network).eval().run([torch.from_numpy(array) for array in fed], edits=edits)[0].numpy()
+    repaired = compensate(network, smaller, grouping, keep, [fed], run=run_of())
+
+    assert 1e-4 >= check(mask(network, grouping, keep), smaller, seed=seed)
+    np.testing.assert_allclose(gated, Session(to_bytes(smaller)).run(fed)[0], rtol=1e-4, atol=1e-5)
+    assert cost(cost_model(network, grouping), widths(grouping, keep)).macs == count(smaller).macs
+    assert count(smaller) == count(repaired)

@@ -167,10 +167,20 @@ def _with_weight(
     if len(shape) < 2 or source.ndim < 2:
         raise NotUnderstood("it multiplies by a vector")
     out_axis = 2 * len(shape) - 3 - in_axis
+    across = node.op_type == "MatMul" and len(shape) == _MATRIX and _lies_across(source, source_axis)
+    state.has_heads |= across
+    if across and not state.whole_heads:
+        return Labels(state.output_shape(node), source.compact)
     state.tag(node, value, in_axis, Role.CONSUME, state.line(source, source_axis))
     made = state.ties.fresh(shape[out_axis])
+    state.heads += [made] if across else []
     state.tag(node, value, out_axis, Role.PRODUCE, made)
     return along(made, len(state.output_shape(node)) - 2 + position, state.output_shape(node))
+
+
+def _lies_across(source: Labels, source_axis: int) -> bool:
+    """Whether a layer mixes positions of its input and lets the channels of each through, see `heads`."""
+    return bool(source.varying) and source_axis not in source.varying
 
 
 def _with_addend(state: Propagation, node: ir.Node, made: Labels) -> Labels:
