@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from workers.pruning.allocation.alignment import MACS_PER_PARAM, steps_for
-from workers.pruning.allocation.budget import aligned_floors, cost, floor_widths, holds, require_reachable
+from workers.pruning.allocation.budget import aligned_floors, cost, figure, floor_widths, holds, require_reachable
 from workers.pruning.allocation.descent import Descent, Queue, refill
-from workers.pruning.allocation.fill import fill
+from workers.pruning.allocation.fill import TOLERANCE, fill
 from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.allocation.timed import allocate_timed
 from workers.pruning.errors import NonFiniteScore
@@ -46,7 +46,7 @@ def allocate(
         round_to: channels removed at a time. None chooses what the runtime likes (see alignment): steps by the width of
             the tensor, blocks kept filled, and savings of MACs that include the time to read parameters; where that
             cannot reach the target, single channels; where it undershoots by more than a hundredth, one group or a few
-            get single channels back.
+            get single channels back; and where even that leaves more unused than single channels from the start, these.
         min_keep: share of every group that stays at least.
         limits: predicted latencies that hold as well; with them, the devices' steps stand in for `round_to`.
 
@@ -69,10 +69,32 @@ def allocate(
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
     removed = [queue.units(blocks) for queue, blocks in zip(queues, gone, strict=True)]
     back = fill(ledger, removed) if aligned else [0] * len(removed)
+    if aligned and ledger.fullness() < 1.0 - TOLERANCE:
+        return _fuller(
+            _kept(grouping, queues, removed, back),
+            allocate(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep),
+            grouping,
+            model,
+            budgets,
+        )
+    return _kept(grouping, queues, removed, back)
+
+
+def _kept(grouping: Grouping, queues: Sequence[Queue], removed: Sequence[int], back: Sequence[int]) -> Keep:
     mask = np.ones(grouping.num_units, np.bool_)
     for queue, units, returned in zip(queues, removed, back, strict=True):
         mask[queue.order[: units - returned]] = False
     return Keep(mask=mask)
+
+
+def _fuller(aligned: Keep, single: Keep, grouping: Grouping, model: CostModel, budgets: Sequence[Budget]) -> Keep:
+    """Of two choices the one that leaves less of the budgets unused; steps that the runtime likes win a tie."""
+
+    def fullness(keep: Keep) -> float:
+        found = cost(model, [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups])
+        return max((figure(found, budget.metric) / max(budget.limit, 1.0) for budget in budgets), default=1.0)
+
+    return single if fullness(single) > fullness(aligned) else aligned
 
 
 def _check(scores: Scores, grouping: Grouping) -> None:

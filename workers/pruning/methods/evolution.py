@@ -44,6 +44,7 @@ class Settings:
     patience: int | None = None  # evaluations without a new best after which it stops; None: never
     affine: bool = False  # LeGR evolves scale and shift, LcP the shift alone
     pool: int = POOL
+    brood: int = 1  # children of one pool; the authors have 1
     sample: int = SAMPLE
     mutated_share: float = MUTATED_SHARE
 
@@ -95,7 +96,7 @@ def tournament(pool: Sequence[Member], settings: Settings, rng: np.random.Genera
 
 
 def search(
-    worth: Callable[[Latents], float],
+    worths: Callable[[Sequence[Latents]], Sequence[float]],
     deviations: FloatArray,
     settings: Settings,
     run: Run,
@@ -105,6 +106,9 @@ def search(
 ) -> Searched:
     """Find the latents with the lowest worth.
 
+    `worths` values several latents at once, in whatever order it likes: the first pool, then `brood` children of one
+    and the same pool at a time. How many are really valued at once changes nothing of the result.
+
     Source: Real et al. 2018 (regularised evolution) as in the authors' code of LeGR: a first pool of 64, then in every
     step the best of 16 drawn from it is mutated and replaces the oldest; annealing 1 - i / (1.25 x evaluations).
     A worth that is not a number counts as infinitely bad. `note` hears of the state after every evaluation.
@@ -113,27 +117,39 @@ def search(
     searched = _recalled(run, step_name)
     if searched is not None and searched.finished:
         return searched
-    for number in range(0 if searched is None else len(searched.losses), settings.evaluations):
-        rng = np.random.default_rng([run.seed, STREAM, number])
-        if searched is None or number < settings.pool:
-            latents = initial(number, deviations, settings, rng)
-        else:
-            step = 1.0 - number / (1.25 * settings.evaluations)
-            parent = tournament(searched.pool, settings, rng)
-            latents = mutated(parent.latents, deviations, step, settings, rng)
-        loss = worth(latents)
-        member = Member(latents=latents, loss=loss if np.isfinite(loss) else np.inf, number=number)
-        searched = _after(searched, member, settings)
-        note(searched)
-        if number + 1 == settings.evaluations or _tired(searched, settings):
+    while searched is None or len(searched.losses) < settings.evaluations:
+        first = 0 if searched is None else len(searched.losses)
+        last = min(_last_of_brood(first, settings), settings.evaluations)
+        drawn = [_drawn(number, searched, deviations, settings, run) for number in range(first, last)]
+        for number, latents, loss in zip(range(first, last), drawn, worths(drawn), strict=True):
+            member = Member(latents=latents, loss=loss if np.isfinite(loss) else np.inf, number=number)
+            searched = _after(searched, member, settings)
+            note(searched)
+        if searched is None or _tired(searched, settings):
             break
-        if len(searched.losses) % RECORD_EVERY == 0:
+        if last // RECORD_EVERY > first // RECORD_EVERY and last < settings.evaluations:
             run.journal.record(step_name, _memo(searched))
     if searched is None:
         raise ValueError("a search needs at least one evaluation")
     searched = replace(searched, finished=True)
     run.journal.record(step_name, _memo(searched))
     return searched
+
+
+def _last_of_brood(first: int, settings: Settings) -> int:
+    """Where the brood of evaluation `first` ends: broods lie at fixed numbers, so resuming changes none."""
+    if first < settings.pool:
+        return min(first + RECORD_EVERY, settings.pool)
+    return first + settings.brood - (first - settings.pool) % settings.brood
+
+
+def _drawn(number: int, searched: Searched | None, deviations: FloatArray, settings: Settings, run: Run) -> Latents:
+    """The latents of one evaluation: of the first pool, or a child of the best of some of the pool."""
+    rng = np.random.default_rng([run.seed, STREAM, number])
+    if searched is None or number < settings.pool:
+        return initial(number, deviations, settings, rng)
+    step = 1.0 - number / (1.25 * settings.evaluations)
+    return mutated(tournament(searched.pool, settings, rng).latents, deviations, step, settings, rng)
 
 
 def _after(before: Searched | None, member: Member, settings: Settings) -> Searched:

@@ -1,11 +1,14 @@
 """`lcp`: layer-compensated pruning and its successor LeGR. One ranking for all layers, learned by evolution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Final, Literal
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from workers.pruning.allocation.budget import cost, figure
 from workers.pruning.allocation.rank import allocate
@@ -22,6 +25,7 @@ from workers.pruning.types import Budget, FloatArray, IntArray, Json, Keep, Phas
 STEP_NAME: Final = "lcp-search"  # without the target's prefix: one search serves all targets of a job
 ALPHA: Final = 0.0  # the paper ranks by score alone
 _SEARCH_PATIENCE: Final = 80
+_BROOD: Final = 8  # children of one pool, which several cores may judge at once
 
 Base = Literal["l2", "l1", "taylor", "ig"]
 Preset = Literal["ours", "authors"]
@@ -162,7 +166,16 @@ def _search(task: Task, layers: tuple[LayerScores, ...], plan: _Plan, batches: s
     def worth(latents: Latents) -> float:
         return ready.worth(candidate(task, layers, latents, budgets))
 
-    return evolution.search(worth, deviations, plan.settings, task.run, step_name=STEP_NAME, note=heard.note)
+    # Also one thread computes in a thread of its own, on one core: sums come out the same however many there are.
+    with ThreadPoolExecutor(task.run.num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+        def worths(drawn: Sequence[Latents]) -> Sequence[float]:
+            ready.prepare()
+            return list(pool.map(worth, drawn))
+
+        searched = evolution.search(worths, deviations, plan.settings, task.run, step_name=STEP_NAME, note=heard.note)
+    torch.set_num_threads(task.run.num_threads)
+    return searched
 
 
 class _Judged:
@@ -174,13 +187,14 @@ class _Judged:
 
     def worth(self, keep: Keep) -> float:
         """Make the candidate and compare it; one whose activations overflow is infinitely bad."""
-        made, judge = self._prepared()
+        made, judge = self.prepare()
         try:
             return judge(made.graph(keep, self._run))
         except NonFiniteScore:
             return float("inf")
 
-    def _prepared(self) -> tuple[Candidates, Callable[[ir.Model], float]]:
+    def prepare(self) -> tuple[Candidates, Callable[[ir.Model], float]]:
+        """Make what all candidates share, once; not from several threads."""
         if self._ready is None:
             task, plan = self._task, self._plan
             judge = CrossEntropy(task) if plan.on_labels else Divergence(task, self._batches)
@@ -194,6 +208,7 @@ class _Progress:
     def __init__(self, run: Run, evaluations: int) -> None:
         self._evaluations, self._report, self._clock = evaluations, run.report, run.clock
         self._done, self._first, self._started = 0, 0, run.clock()
+        self._lock = Lock()  # candidates that are judged at once tell of themselves at once
         self.run = replace(run, report=lambda *_, **__: self._tell())
 
     def note(self, searched: Searched) -> None:
@@ -208,7 +223,8 @@ class _Progress:
 
     def _tell(self, **metrics: float) -> None:
         message = f"candidate {self._done} of {self._evaluations}"
-        self._report(Phase.SCORE, self._done / self._evaluations, message, **metrics)
+        with self._lock:
+            self._report(Phase.SCORE, self._done / self._evaluations, message, **metrics)
 
 
 def _planned(
@@ -222,6 +238,7 @@ def _planned(
             pool=min(evolution.POOL, count),
             patience=None if authors else _SEARCH_PATIENCE,
             affine=mode == "legr",
+            brood=1 if authors else _BROOD,
         ),
         repair=repair or ("raw" if authors else "recalibrated"),
         on_labels=authors,

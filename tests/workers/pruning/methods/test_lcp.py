@@ -181,3 +181,11 @@ def test_other_heads_are_searched_too(task):
 
     assert not other.head.is_classification
     assert cost.count(outcome.graph).macs <= other.budgets[0].limit
+
+
+def test_threads_change_nothing_of_the_result(task):
+    """Candidates that are judged by three threads have the losses that one thread finds, to the last bit."""
+    found = [lcp(replace(task, run=replace(run_of(), num_threads=count)), evaluations=24) for count in (1, 3)]
+
+    assert found[0].facts["losses"] == found[1].facts["losses"]
+    assert np.array_equal(found[0].keep.mask, found[1].keep.mask)
