@@ -46,7 +46,8 @@ def allocate(
         round_to: channels removed at a time. None chooses what the runtime likes (see alignment): steps by the width of
             the tensor, blocks kept filled, and savings of MACs that include the time to read parameters; where that
             cannot reach the target, single channels; where it undershoots by more than a hundredth, one group or a few
-            get single channels back; and where even that leaves more unused than single channels from the start, these.
+            get single channels back; where a hundredth of the whole network stays unused even so, single channels from
+            the start if they use more.
         min_keep: share of every group that stays at least.
         limits: predicted latencies that hold as well; with them, the devices' steps stand in for `round_to`.
 
@@ -69,15 +70,11 @@ def allocate(
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
     removed = [queue.units(blocks) for queue, blocks in zip(queues, gone, strict=True)]
     back = fill(ledger, removed) if aligned else [0] * len(removed)
-    if aligned and ledger.fullness() < 1.0 - TOLERANCE:
-        return _fuller(
-            _kept(grouping, queues, removed, back),
-            allocate(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep),
-            grouping,
-            model,
-            budgets,
-        )
-    return _kept(grouping, queues, removed, back)
+    keep = _kept(grouping, queues, removed, back)
+    if aligned and _unused(keep, grouping, model, budgets) > TOLERANCE:
+        single = allocate(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep)
+        return min(keep, single, key=lambda each: _unused(each, grouping, model, budgets))
+    return keep
 
 
 def _kept(grouping: Grouping, queues: Sequence[Queue], removed: Sequence[int], back: Sequence[int]) -> Keep:
@@ -87,14 +84,18 @@ def _kept(grouping: Grouping, queues: Sequence[Queue], removed: Sequence[int], b
     return Keep(mask=mask)
 
 
-def _fuller(aligned: Keep, single: Keep, grouping: Grouping, model: CostModel, budgets: Sequence[Budget]) -> Keep:
-    """Of two choices the one that leaves less of the budgets unused; steps that the runtime likes win a tie."""
-
-    def fullness(keep: Keep) -> float:
-        found = cost(model, [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups])
-        return max((figure(found, budget.metric) / max(budget.limit, 1.0) for budget in budgets), default=1.0)
-
-    return single if fullness(single) > fullness(aligned) else aligned
+def _unused(keep: Keep, grouping: Grouping, model: CostModel, budgets: Sequence[Budget]) -> float:
+    """What a choice leaves of the budget that it uses most, as a share of the whole network's figure."""
+    now = cost(model, [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups])
+    full = cost(model, model.widths)
+    return min(
+        (
+            (budget.limit - figure(now, budget.metric)) / max(1, figure(full, budget.metric))
+            for budget in budgets
+            if budget.limit < figure(full, budget.metric)
+        ),
+        default=0.0,
+    )
 
 
 def _check(scores: Scores, grouping: Grouping) -> None:
