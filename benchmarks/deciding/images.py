@@ -97,6 +97,11 @@ def write_dataset(path: Path, images: Images, *, num_train: int | None = None) -
     return path
 
 
+def partial(path: Path) -> Path:
+    """Where this process writes before it is finished: others may make the same file at the same time."""
+    return path.with_suffix(f".{os.getpid()}.npz")
+
+
 def _decode(path: Path) -> None:
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     with np.load(data_dir() / "cifar10_jpeg_60000.npz") as stored:
@@ -109,6 +114,5 @@ def _decode(path: Path) -> None:
             )
             arrays[f"{split}_x"] = np.stack(pictures)[position]
             arrays[f"{split}_y"] = stored[f"{split}_y"].astype(np.int64)[position]
-    partial = path.with_suffix(".part.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a keyword for an option
-    partial.replace(path)
+    np.savez(partial(path), **arrays)  # type: ignore[arg-type]  # numpy's stub takes a keyword for an option
+    partial(path).replace(path)

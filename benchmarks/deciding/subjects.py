@@ -44,8 +44,8 @@ def dataset(subject: Subject, cache: Path, *, num_train: int | None = None) -> P
     if not path.exists():
         whole = subject.images(cache)
         few = replace(whole, held_out=whole.held_out.part(slice(None, JUDGED_INSIDE)))
-        images.write_dataset(path.with_suffix(".part.npz"), few, num_train=num_train)
-        path.with_suffix(".part.npz").replace(path)
+        images.write_dataset(images.partial(path), few, num_train=num_train)
+        images.partial(path).replace(path)
     return path
 
 
@@ -53,7 +53,8 @@ def crack_images(cache: Path) -> Images:
     """Brick walls with and without cracks: 500 images train, 100 are held out, 100 test, as their source has it."""
     path = cache / "crack.npz"
     if not path.exists():
-        np.savez(path, **_read_cracks())  # type: ignore[arg-type]  # numpy's stub takes a keyword for an option
+        np.savez(images.partial(path), **_read_cracks())  # type: ignore[arg-type]  # a stub takes a keyword for an option
+        images.partial(path).replace(path)
     with np.load(path) as arrays:
         parts = {name: Labelled(x=arrays[f"{name}_x"], y=arrays[f"{name}_y"]) for name in ("train", "val", "test")}
     return Images(train=parts["train"], held_out=parts["val"], tests={"test": parts["test"]})
