@@ -125,6 +125,7 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     run.report(Phase.INSPECT, 0.0)
     run.report(Phase.LOAD, 0.0)
     uploaded = load.load(network)
+    head.declare(uploaded, spec.head)
     graph = open_batch(uploaded)
     run.report(Phase.GROUP, 0.0)
     grouping = find(graph, include=spec.include, exclude=spec.exclude)

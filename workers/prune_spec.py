@@ -72,6 +72,7 @@ class PruneSpec:
     max_accuracy_drop: float | None = None
     round_to: int | None = None
     min_keep: float = 0.1
+    head: str = "auto"  # classifier, other
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     measure: bool = True
@@ -95,6 +96,7 @@ class PruneSpec:
             max_accuracy_drop=_number(spec.get("max_accuracy_drop")),
             round_to=None if export.get("round_to") is None else int(_number(export["round_to"]) or 1),
             min_keep=0.1 if export.get("min_keep") is None else _number(export["min_keep"]) or 0.0,
+            head=str(spec.get("head") or "auto"),
             include=tuple(str(pattern) for pattern in _list(export.get("include") or spec.get("include"))),
             exclude=tuple(str(pattern) for pattern in _list(export.get("exclude") or spec.get("exclude"))),
             devices=_devices(target_sets, own, _list(spec.get("measure_on"))),

@@ -282,6 +282,9 @@ class JobSpec(BaseModel):
         default=(), description="Devices that measure the original and every artifact before the job ends."
     )
     export: ExportOptions = ExportOptions()
+    head: Literal["auto", "classifier", "other"] = Field(
+        default="auto", description="What the outputs mean: one score per class, or anything else; auto: found out."
+    )
     include: _Patterns = Field(default=(), description="Patterns over node names that may be pruned; empty: all.")
     exclude: _Patterns = Field(default=(), description="Patterns over node names that must stay as they are.")
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -89,3 +89,11 @@ def test_devices_are_those_aimed_at_and_those_measured_on():
     )
 
     assert spec.devices == ("dev_a", "dev_b", "dev_c")
+
+
+def test_the_meaning_of_the_outputs_is_passed_on() -> None:
+    """What the job says; found out where it says nothing."""
+    target = {"target": {"metric": "macs", "ratio": 0.5}}
+
+    assert "other" == PruneSpec.from_json({**target, "head": "other"}).head
+    assert "auto" == PruneSpec.from_json(target).head

@@ -5,8 +5,11 @@ from typing import Final
 
 import onnx_ir as ir
 
+from workers.pruning.errors import InvalidGraph
 from workers.pruning.graph.values import integer, opset
 
+DECLARED: Final = "espalier.head"  # key of the metadata
+CLASSIFIER: Final = "classifier"
 _MATRIX: Final = 2
 _FIRST_OPSET_WITH_ONE_SOFTMAX_AXIS: Final = 13
 
@@ -30,13 +33,36 @@ _BY_LAST_OPERATOR = {"Softmax": Head.PROBABILITIES, "LogSoftmax": Head.LOG_PROBA
 _NOT_LOGITS = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Relu", "Clip"})
 
 
+def declare(graph: ir.Model, meaning: str) -> None:
+    """Note in a network, in place, what its output means: "classifier" or "other"; "auto" leaves it to `find`.
+
+    The note is part of the file's metadata and stays with its cuts.
+
+    Raises:
+        InvalidGraph: it is to be a classifier and does not give one score for each of several classes.
+    """
+    if meaning == "auto":
+        return
+    graph.metadata_props[DECLARED] = meaning
+    if meaning == CLASSIFIER and not find(graph).is_classification:
+        raise InvalidGraph(
+            "The network cannot be a classifier",
+            actual=[f"{value.name!r} {list(value.shape or ())}" for value in graph.graph.outputs],
+            allowed="one floating-point output of shape (batch, classes)",
+            advice="Leave `head` out.",
+        )
+
+
 def find(graph: ir.Model) -> Head:
     """Tell classification from the rest: one floating-point output of shape (batch, classes), two classes or more.
 
     Axes of length 1 may follow, as where a convolution and pooling end the network.
     An embedding has that shape too and is taken for logits; distilling it by its centred squared error is still
-    sensible.
+    sensible. What the file declares comes first; see `declare`.
     """
+    declared = graph.metadata_props.get(DECLARED)
+    if declared not in {None, CLASSIFIER}:
+        return Head.OTHER
     outputs = graph.graph.outputs
     if len(outputs) != 1:
         return Head.OTHER
@@ -50,7 +76,12 @@ def find(graph: ir.Model) -> Head:
         producer is not None and not _over_classes(graph, producer)
     ):
         return Head.OTHER
-    if not isinstance(num_classes, int) or num_classes < 2 or producer is None or producer.op_type in _NOT_LOGITS:
+    if (
+        not isinstance(num_classes, int)
+        or num_classes < 2
+        or producer is None
+        or (producer.op_type in _NOT_LOGITS and declared is None)
+    ):
         return Head.OTHER
     return _BY_LAST_OPERATOR.get(producer.op_type, Head.LOGITS)
 
