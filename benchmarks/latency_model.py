@@ -4,9 +4,9 @@
 
 Part 1, prediction. The rows of every network are timed as a job does it: each layer at a few widths, interleaved. Then
 every network is timed at widths that no row was asked for: random shares of every group, in the steps that were
-learned, and once without regard to steps. Errors are relative, of the median of a run. *new network*: corrected by the
-other networks only, nothing of this one was timed as a whole. *new widths*: corrected by the original alone, which is
-what a job knows when it makes its first plan. The bound: a median of at most 10 % in both.
+learned, and once without regard to steps. Errors are relative, of the median of a run. *new network*: the sum of
+rows, as nothing was timed as a whole. *new widths*: corrected by the original alone, which is what a job knows when it
+makes its first plan. The bound: a median of at most 10 % in both.
 
 Part 2, steps. At half the MACs, magnitude per MAC: widths in multiples of 8 by hand, and widths that the model plans
 with at most the same MACs and predicted time. All timed in turn; the ratio of the second over the first with its 95 %
@@ -107,14 +107,9 @@ def _subject(name: str, watch: LocalStopwatch, arguments: argparse.Namespace) ->
     )
 
 
-def _observed(subject: Subject) -> list[correction.Observed]:
-    return [
-        correction.Observed(
-            name=subject.name, parts_ms=subject.latency.parts(kept), measured_ms=subject.measured[variant]
-        )
-        for variant, kept in subject.kept.items()
-        if not variant.endswith("any")
-    ]
+def _observed(subject: Subject) -> correction.Observed:
+    parts = subject.latency.parts(subject.kept[ORIGINAL])
+    return correction.Observed(name=subject.name, parts_ms=parts, measured_ms=subject.measured[ORIGINAL])
 
 
 def _errors(subject: Subject, factors: correction.Correction, *, aligned: bool) -> list[float]:
@@ -130,10 +125,9 @@ def _print_predictions(subjects: Sequence[Subject]) -> None:
     rows: list[list[object]] = []
     pooled: list[list[float]] = [[], [], []]
     for subject in subjects:
-        others = [one for other in subjects if other is not subject for one in _observed(other)]
-        own = _observed(subject)[:1]
+        own = [_observed(subject)]
         found = [
-            _errors(subject, correction.learned(others), aligned=True) if others else [],
+            _errors(subject, correction.Correction(), aligned=True),
             _errors(subject, correction.learned(own), aligned=True),
             _errors(subject, correction.learned(own), aligned=False),
         ]
@@ -188,10 +182,11 @@ def _planned(subject: Subject) -> Keep:
     budget = Budget(metric=Metric.MACS, limit=float(cost(subject.costs, by_hand).macs))
     subject.latency.time(by_hand)
     subject.latency.observe(ORIGINAL, subject.costs.widths, subject.measured[ORIGINAL])
+    predicted = subject.latency.predict(by_hand)
     limit = LatencyLimit(
         device="dev_local",
-        limit_ms=subject.latency.predict(by_hand),
-        layers=subject.latency.timed_layers(),
+        limit_ms=predicted,
+        layers=subject.latency.timed_layers(predicted),
         steps=subject.latency.group_steps(None),
     )
     scores = magnitude(subject.graph, subject.grouping)

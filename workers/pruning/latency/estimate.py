@@ -45,6 +45,7 @@ class Estimate:
         self._fits: dict[tuple[object, ...], FloatArray] = {}
         self._like: dict[tuple[object, ...], list[_Known]] = {}
         self._all: list[_Known] = []
+        self._of_kind: dict[str, list[_Known]] = {}
         self._odd: list[_Known] = []
         self._penalties: dict[tuple[str, int], float] = {}
         for row in table.rows():
@@ -56,6 +57,7 @@ class Estimate:
                 self._odd.append(known)
             else:
                 self._all.append(known)
+                self._of_kind.setdefault(row.kind, []).append(known)
                 self._like.setdefault(likeness(row), []).append(known)
 
     def ms(self, row: Row) -> float:
@@ -79,9 +81,9 @@ class Estimate:
         return regular * self._penalty(row) if self._is_odd(row) else regular
 
     def _kind(self, row: Row, without: Row | None) -> list[_Known]:
-        others = [known for known in self._all if known.row != without]
-        kind = [known for known in others if known.row.kind == row.kind]
-        return kind if len(kind) >= _LEAST_ROWS else others
+        kind = self._of_kind.get(row.kind, [])
+        pool = kind if len(kind) > _LEAST_ROWS else self._all
+        return pool if without is None else [known for known in pool if known.row != without]
 
     def _is_odd(self, row: Row) -> bool:
         step = self._steps.get(row.kind, 1)
@@ -99,8 +101,10 @@ class Estimate:
         return self._penalties[place]
 
     def errors(self) -> list[float]:
-        """Relative error of each timed row when it is estimated from the others."""
-        enough = [known for like in self._like.values() if len(like) > _LEAST_ROWS for known in like]
+        """Relative error of each row of this network that was timed, when it is estimated from the others."""
+        used = self._table.used()
+        rows = [known for like in self._like.values() if len(like) > _LEAST_ROWS for known in like]
+        enough = [known for known in rows if known.row.key in used]
         return [abs(self.estimated(known.row, without=known.row) / known.ms - 1) for known in enough]
 
     def _fit(self, name: tuple[object, ...], pool: Sequence[_Known], *, cached: bool) -> FloatArray:

@@ -31,12 +31,3 @@ def fit(features: FloatArray, times: FloatArray) -> FloatArray:
                 best = np.zeros(features.shape[1])
                 best[list(chosen)] = found
     return np.asarray(best / scale, np.float64)
-
-
-def ridge(features: FloatArray, targets: FloatArray, precision: FloatArray) -> FloatArray:
-    """Least squares with a Gaussian prior around 0: `precision` is 1 / variance of each coefficient.
-
-    Shapes: features (rows, features), targets (rows,), precision (features,); the result (features,).
-    """
-    normal = features.T @ features + np.diag(precision)
-    return np.asarray(np.linalg.solve(normal, features.T @ targets), np.float64)

@@ -88,15 +88,19 @@ class LatencyModel:
         errors = correction.held_out(self.observations()) or tuple(self._estimate.errors())
         return float(np.median(errors)) if errors else None
 
-    @property
-    def correction(self) -> Correction:
-        """The factors learned from whole networks."""
-        return self._correction
+    def factors(self, kept: Sequence[int]) -> dict[str, float]:
+        """What a millisecond of each kind of row takes inside the network at these widths."""
+        parts = self.parts(kept)
+        return {kind: self._correction.factor(kind, sum(parts.values())) for kind in sorted(parts)}
 
-    def timed_layers(self) -> tuple[TimedLayer, ...]:
-        """Each layer's time as a function of kept widths, corrected; a last one without groups is the call."""
-        entries = [self._timed(layer) for layer in self._layers]
-        call = self._correction.factor(CALL) * self.table.call_ms
+    def timed_layers(self, near_ms: float) -> tuple[TimedLayer, ...]:
+        """Each layer's time as a function of kept widths; a last one without groups is the call.
+
+        They are corrected as in a network that takes about `near_ms`.
+        """
+        size = self._correction.sum_for(near_ms)
+        entries = [self._timed(layer, size) for layer in self._layers]
+        call = self._correction.factor(CALL, size) * self.table.call_ms
         return (*entries, TimedLayer(node="", groups=(), ms=lambda _: call))
 
     def group_steps(self, round_to: int | None) -> tuple[int, ...]:
@@ -117,7 +121,8 @@ class LatencyModel:
 
     def dominant(self, kept: Sequence[int]) -> list[Json]:
         """The layers that take longest at these widths, and what a channel of their groups costs."""
-        now = [(self._corrected(layer, kept), layer) for layer in self._layers]
+        size = sum(self.parts(kept).values())
+        now = [(self._corrected(layer, kept, size), layer) for layer in self._layers]
         total = sum(ms for ms, _ in now) or 1.0
         now.sort(key=lambda entry: (-entry[0], entry[1].node))
         return [
@@ -128,20 +133,20 @@ class LatencyModel:
                 "ms": ms,
                 "share": ms / total,
                 "kept": {str(group): kept[group] for group in layer.groups},
-                "ms_per_channel": {str(group): self._slope(layer, kept, group) for group in layer.groups},
+                "ms_per_channel": {str(group): self._slope(layer, kept, group, size) for group in layer.groups},
             }
             for ms, layer in now[:_DOMINANT]
         ]
 
-    def _slope(self, layer: Layer, kept: Sequence[int], group: int) -> float:
+    def _slope(self, layer: Layer, kept: Sequence[int], group: int, size: float) -> float:
         step = min(self.steps.get(layer.kind, 1), max(1, kept[group] - 1))
         fewer = [width - step * (index == group) for index, width in enumerate(kept)]
         if fewer[group] < 1:
             return 0.0
-        return (self._corrected(layer, kept) - self._corrected(layer, fewer)) / step
+        return (self._corrected(layer, kept, size) - self._corrected(layer, fewer, size)) / step
 
-    def _corrected(self, layer: Layer, kept: Sequence[int]) -> float:
-        return self._correction.factor(layer.kind) * self._uncorrected(layer, kept)
+    def _corrected(self, layer: Layer, kept: Sequence[int], size: float) -> float:
+        return self._correction.factor(layer.kind, size) * self._uncorrected(layer, kept)
 
     def _uncorrected(self, layer: Layer, kept: Sequence[int]) -> float:
         place = (layer.node, *(kept[group] for group in layer.groups))
@@ -150,8 +155,9 @@ class LatencyModel:
             found = self._cache[place] = self._estimate.ms(layer.row(kept))
         return found
 
-    def _timed(self, layer: Layer) -> TimedLayer:
-        return TimedLayer(node=layer.node, groups=layer.groups, ms=lambda kept: self._corrected(layer, kept))
+    def _timed(self, layer: Layer, size: float) -> TimedLayer:
+        factor = self._correction.factor(layer.kind, size)
+        return TimedLayer(node=layer.node, groups=layer.groups, ms=lambda kept: factor * self._uncorrected(layer, kept))
 
     def _refresh(self) -> None:
         self._estimate = Estimate(self.table, self.steps)

@@ -51,6 +51,7 @@ class Table:
     def __init__(self, stopwatch: Stopwatch, *, known: Mapping[str, float] | None = None) -> None:
         self._stopwatch = stopwatch
         self._raw = dict(stopwatch.known() if known is None else known)
+        self._read: dict[str, Row | None] = {}
         self._refused: set[str] = set()
         self.asked: list[str] = []
         self.reused: set[str] = set()
@@ -108,15 +109,18 @@ class Table:
             return None
         return max(whole - self.call_ms, _LEAST_SHARE * whole) / row.copies
 
+    def used(self) -> set[str]:
+        """Keys of the rows that this network needed, asked or known before."""
+        return self.reused.union(self.asked)
+
     def rows(self) -> list[Row]:
         """All rows that were timed, of any network; keys that this version does not read are passed over."""
-        found = []
-        for key in sorted(self._raw):
+        for key in sorted(self._raw.keys() - self._read.keys()):
             try:
-                found.append(Row.parse(key))
+                self._read[key] = Row.parse(key)
             except (ValueError, IndexError):
-                continue
-        return found
+                self._read[key] = None
+        return [row for key in sorted(self._raw) if (row := self._read[key]) is not None]
 
     def _call(self) -> float:
         pairs = [(self._raw.get(one.key), self._raw.get(four.key)) for one, four in BOUNDARY]

@@ -277,7 +277,7 @@ def _facts(task: Task, pursuit: Pursuit, chosen: _Try, tries: Sequence[_Try]) ->
         "prediction_error": model.error,
         "rows_asked": len(model.table.asked),
         "rows_reused": len(model.table.reused),
-        "factors": dict(model.correction.ratios),
+        "factors": model.factors(chosen.kept),
         "kept": {group.id: width for group, width in zip(task.grouping.groups, chosen.kept, strict=True)},
         "layers": model.dominant(chosen.kept),
     }

@@ -32,10 +32,11 @@ class Pursuit:
 
     def limit(self, aim: float, round_to: int | None) -> LatencyLimit:
         """The limit that the planner holds: the aim, in milliseconds as the model predicts them."""
+        limit_ms = self._to_predict(aim * self.limit_ms)
         return LatencyLimit(
             device=self.device,
-            limit_ms=self._to_predict(aim * self.limit_ms),
-            layers=self.model.timed_layers(),
+            limit_ms=limit_ms,
+            layers=self.model.timed_layers(limit_ms),
             steps=tuple(max(1, step // self.fineness) for step in self.model.group_steps(round_to)),
         )
 

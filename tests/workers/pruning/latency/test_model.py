@@ -62,7 +62,7 @@ def test_rows_that_are_timed_are_predicted_exactly():
 
 
 def test_whole_networks_correct_the_sum_of_layers():
-    """A device on which networks take a third more than their layers is predicted after one network."""
+    """A device on which networks take a third more than their layers is found out network by network."""
     device = LawDevice(network_factor=4 / 3, element_ns=0.0)
     graph, grouping, model, latency = learned(device)
     (original,) = device.time([whole(graph, grouping, model.widths)]).values()
@@ -71,9 +71,12 @@ def test_whole_networks_correct_the_sum_of_layers():
     before = latency.predict(half) / measured.p50_ms
 
     latency.observe("original", model.widths, original.p50_ms)
+    after_one = latency.predict(half) / measured.p50_ms
+    latency.observe("plan", half, measured.p50_ms)
 
-    assert before < 0.8
-    assert latency.predict(half) == pytest.approx(measured.p50_ms, rel=0.05)
+    assert before == pytest.approx(0.75, abs=0.03)
+    assert 0.85 < after_one < 1.05  # another size may have another ratio, so one network is not believed in full
+    assert latency.predict(half) == pytest.approx(measured.p50_ms, rel=0.03)
 
 
 def test_rows_that_are_known_are_not_asked_again():
@@ -116,7 +119,9 @@ def test_layers_add_up_to_the_prediction():
     _, _, model, latency = learned(LawDevice())
     kept = [max(1, width // 3) for width in model.widths]
 
-    assert sum(layer.ms(kept) for layer in latency.timed_layers()) == pytest.approx(latency.predict(kept))
+    layers = latency.timed_layers(latency.predict(kept))
+
+    assert sum(layer.ms(kept) for layer in layers) == pytest.approx(latency.predict(kept))
 
 
 def test_the_reason_names_layers_and_the_price_of_a_channel():
