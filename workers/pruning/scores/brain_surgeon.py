@@ -26,7 +26,7 @@ from workers.pruning.types import AnyArray, BoolArray, FloatArray, Group, Groupi
 
 RIDGE: Final = 1e-2  # relative to the mean of the diagonal, as in the repair
 MOST_BYTES: Final = 2**30  # of second moments at a time
-MOST_INPUTS: Final = 4608  # of a layer: 512 channels of a 3 x 3 kernel
+MOST_INPUTS: Final = 2304  # of a layer: 256 channels of a 3 x 3 kernel; the time grows with the cube
 _STREAM: Final = 105  # keeps these draws apart from others of the same seed
 _ROWS_PER_INPUT: Final = 16
 _FEWEST_ROWS: Final = 4096
@@ -147,7 +147,7 @@ def _fitting(readers: Mapping[str, Reader], most_bytes: int) -> tuple[dict[str, 
         num_groups, _, num_inputs = reader.matrix.shape
         needed = 8 * num_groups * num_inputs**2
         if num_inputs > MOST_INPUTS or needed > room:
-            others[name] = f"the second moments of its {num_inputs} inputs do not fit"
+            others[name] = f"the second moments of its {num_inputs:,} inputs do not fit"
         else:
             room -= needed
             kept[name] = reader
@@ -263,7 +263,10 @@ class _Solved:
         mean = spread.mean(1)
         strength = torch.where(mean > 0, RIDGE * mean, torch.ones_like(mean))
         h.diagonal(dim1=1, dim2=2).add_(strength[:, None])
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+        factor, failed = torch.linalg.cholesky_ex(h)
+        inverse = torch.cholesky_inverse(factor)
+        if failed.any() or not torch.isfinite(inverse).all():
+            raise NotALayer("the second moments of what a layer reads overflow")
         return cls(weight=moments.weight, inverse=inverse, plain=moments.second_moment(centred=False), spread=spread)
 
 

@@ -164,6 +164,17 @@ def test_the_same_seed_gives_the_same_scores() -> None:
     np.testing.assert_array_equal(damage_of(graph).scores.values, damage_of(graph).scores.values)
 
 
+def test_a_layer_whose_moments_overflow_is_left_to_the_gain() -> None:
+    """Inputs whose squares exceed float32 make no matrix to invert; the group falls back and nothing is NaN."""
+    graph = loaded(POOLED)
+    graph = replace_weights(graph, {"w1": 1e20 * weights(graph)["w1"], "w2": 1e-20 * weights(graph)["w2"]})
+    colours = [[np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32)]]
+    found = damage_of(graph, colours)
+
+    assert "overflow" in found.groups[0]["reason"]
+    assert np.isfinite(found.scores.values).all()
+
+
 def test_no_data_is_refused() -> None:
     """Damage is measured on samples."""
     graph = loaded(RESIDUAL)
