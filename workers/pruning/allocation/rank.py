@@ -60,12 +60,7 @@ def allocate(
     if limits:
         return allocate_timed(scores, grouping, model, budgets, limits, alpha=alpha, min_keep=min_keep)
     aligned = round_to is None and holds(cost(model, aligned_floors(model, min_keep)), budgets)
-    floors = aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to)
-    steps = steps_for(model, None if aligned else round_to or 1)
-    queues = [
-        Queue.of(scores.values[group.start : group.stop], group.start, step=step, floor=floor)
-        for group, step, floor in zip(grouping.groups, steps, floors, strict=True)
-    ]
+    queues = _queues(scores, grouping, model, round_to=round_to, min_keep=min_keep, aligned=aligned)
     ledger = Ledger(model, budgets, macs_per_param=MACS_PER_PARAM if aligned else 0.0)
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
     removed = [queue.units(blocks) for queue, blocks in zip(queues, gone, strict=True)]
@@ -75,6 +70,18 @@ def allocate(
         single = allocate(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep)
         return min(keep, single, key=lambda each: _unused(each, grouping, model, budgets))
     return keep
+
+
+def _queues(
+    scores: Scores, grouping: Grouping, model: CostModel, *, round_to: int | None, min_keep: float, aligned: bool
+) -> list[Queue]:
+    """The blocks of every group in the order in which they go, down to its floor."""
+    floors = aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to)
+    steps = steps_for(model, None if aligned else round_to or 1)
+    return [
+        Queue.of(scores.values[group.start : group.stop], group.start, step=step, floor=floor)
+        for group, step, floor in zip(grouping.groups, steps, floors, strict=True)
+    ]
 
 
 def _kept(grouping: Grouping, queues: Sequence[Queue], removed: Sequence[int], back: Sequence[int]) -> Keep:
