@@ -12,8 +12,11 @@ from workers.pruning.types import AnyArray
 
 def frozen_module(graph: ir.Model, device: str) -> GraphModule:
     """The graph ready to be looked at: no trained parameters, stored BatchNormalization statistics, on the device."""
-    module = GraphModule(graph, trainable=False).eval()
-    return module.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    module = GraphModule(graph, trainable=False).eval().to(torch.device(device))
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def tensors(arrays: Sequence[AnyArray], device: str) -> list[torch.Tensor]:
