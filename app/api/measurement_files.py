@@ -24,6 +24,7 @@ MEDIA_TYPES: Final = {
 }
 _IN_JSON: Final = parquet.LISTS | parquet.TEXT_LISTS | parquet.OBJECTS  # cells of a CSV
 _FIGURES: Final = parquet.INTEGERS | parquet.NUMBERS
+_NEEDED: Final = frozenset({"id", "sha256", "device", "samples_ms", "host"})  # headings of a CSV, at least
 _FORMULA: Final = ("=", "+", "-", "@")
 _READ_BYTES: Final = 256 * 1024
 _IN_MEMORY_BYTES: Final = 1024 * 1024
@@ -93,9 +94,13 @@ def read_export(content: bytes, media_type: str) -> list[object]:
 def _read_csv(content: bytes) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
     try:
-        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        headings, rows = table.fieldnames or (), list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise MalformedBody(f"The body is no CSV in UTF-8: {error}.") from error
+    if not set(headings) >= _NEEDED:
+        missing = ", ".join(sorted(_NEEDED - set(headings)))
+        raise ValidationFailed(f"The headings are not those of an export: there is no {missing}.")
     for number, row in enumerate(rows):
         if None in row or None in row.values():
             raise ValidationFailed(f"Row {number} has another number of cells than the headings.")

@@ -7,10 +7,12 @@ comes back is the same record.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from app.domain.device import MAX_SAMPLE_MS, MAX_SAMPLES, MAX_THREADS, MIN_SAMPLE_MS, Host
 from app.domain.report import MAX_KEY, MAX_OPERATORS, MeasuredKind, OperatorTime
@@ -22,9 +24,19 @@ FIELDS: Final = (
 DERIVED: Final = frozenset({"p50_ms", "p90_ms", "p99_ms", "mean_ms", "p50_interval_ms", "unstable"})
 FOREIGN_LOCAL: Final = "dev_elsewhere"  # another service's `dev_local` is another machine than ours
 MAX_IMPORTED: Final = 20_000
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _written(given: object) -> object:
+    """Pass a moment as RFC 3339 writes it; a bare number would be read as seconds since 1970."""
+    if isinstance(given, str) and _RFC_3339.fullmatch(given) is None:
+        raise PydanticCustomError("rfc_3339", "A moment is written as 2026-01-31T12:00:00Z, with its zone.")
+    return given
+
 
 _Word = Annotated[str, Field(min_length=1, max_length=255)]
 _SampleMs = Annotated[float, Field(ge=MIN_SAMPLE_MS, le=MAX_SAMPLE_MS)]
+_Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 _Id = Annotated[str, Field(pattern=r"^[0-9a-z_]{1,40}$")]
 
 
@@ -45,8 +57,8 @@ class Which(BaseModel):
     provider: _Word | None = Field(default=None, description="Only with this execution provider.")
     threads: int | None = Field(default=None, ge=1, le=MAX_THREADS, description="Only with this many threads.")
     batch: int | None = Field(default=None, ge=1, le=65536, description="Only of this many samples a run.")
-    since: AwareDatetime | None = Field(default=None, description="Only those recorded then or later.")
-    until: AwareDatetime | None = Field(default=None, description="Only those recorded before then.")
+    since: _Moment | None = Field(default=None, description="Only those recorded then or later.")
+    until: _Moment | None = Field(default=None, description="Only those recorded before then.")
     imported: bool | None = Field(default=None, description="Only imported ones, or only this service's own.")
 
 
@@ -75,7 +87,7 @@ class Imported(BaseModel):
     key: str | None = Field(default=None, max_length=MAX_KEY)
     profile: tuple[OperatorTime, ...] | None = Field(default=None, max_length=MAX_OPERATORS)
     source: dict[str, Any] | None = Field(default=None, max_length=16)
-    created_at: AwareDatetime
+    created_at: _Moment
 
 
 def record_digest(record: Mapping[str, object]) -> str:

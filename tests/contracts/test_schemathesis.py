@@ -28,7 +28,8 @@ from tests.builders import analysed_model, artifact, claim, settings_with, spec,
 
 # What a schema cannot say is refused although the request follows it: a target's grammar, that a target or targets must
 # be given, options that depend on the method, files by their first bytes, a range behind the end of the content, that
-# either a model or an artifact is measured, that an idempotency key belongs to one request.
+# either a model or an artifact is measured, that a host names its processor and its system, that an idempotency key
+# belongs to one request.
 BUSINESS_RULES = {
     "submit_job",
     "estimate_job",
@@ -37,6 +38,8 @@ BUSINESS_RULES = {
     "get_artifact_content",
     "ask_measurement",
     "record_measurement",
+    "report_results",
+    "import_measurements",
     "register_device",
 }
 NUM_EXAMPLES = int(os.environ.get("ESPALIER_TEST_REQUESTS", "12"))  # per operation; a nightly run asks for more
@@ -84,7 +87,7 @@ class Known:
     ids: dict[str, str] = field(default_factory=dict)
 
 
-@schemathesis.serializer("application/onnx", "application/zip")
+@schemathesis.serializer("application/onnx", "application/zip", "application/vnd.apache.parquet")
 def send_bytes(context: object, value: object) -> object:
     """Bodies of these kinds are sent as they are."""
     del context
