@@ -150,6 +150,7 @@ class _Dynamic:
         task, keep, trainer = self._task, self._state.keep, self._trainer
         settled, loss_before = self._train()
         keep, curve, loss_after = self._state.keep, tuple(trainer.curve), trainer.probe_loss()
+        taken = trainer.progress.steps
         if loss_after >= loss_before:  # the steps after the last event made it worse: they are undone
             trainer.restore(cut(self._start, self._grouping, keep), settled)
         final = renormalise.fold(trainer.trained())
@@ -171,7 +172,7 @@ class _Dynamic:
                 graph=final, curve=curve, recipe=trainer.recipe, loss_before=loss_before, loss_after=loss_after
             ),
             score_source="running_gate_fisher",
-            facts=self._facts(),
+            facts=self._facts(taken),
         )
 
     def _train(self) -> tuple[Memo, float]:
@@ -346,7 +347,7 @@ class _Dynamic:
             eta_seconds=seconds * (1.0 - trainer.fraction),
         )
 
-    def _facts(self) -> dict[str, Json]:
+    def _facts(self, steps: int) -> dict[str, Json]:
         points = self._state.points
         held = [cast("int", point.get("measured_bytes", point["predicted_bytes"])) for point in points]
         return {
@@ -357,6 +358,6 @@ class _Dynamic:
             "memory_bytes_last": held[-1],
             "memory_bytes_most": max(held),
             "samples": self._trainer.total_samples,
-            "steps": self._trainer.progress.steps,
+            "steps": steps,
             "events": points,
         }
