@@ -2,7 +2,8 @@
 
 Events: `sandbox` {layers}, `progress` {phase, fraction, message, metrics, eta_seconds}, `checkpoint` {step, files},
 `warning` {code, message}, `measure` {request, device, items, threads, batch, shapes}, which is answered by a file
-`answers/<request>.json` in the attempt's folder, and last either `result` {result} or `problem` {code, title, detail, ..., retryable}.
+`answers/<request>.json` in the attempt's folder, and last either `result` {result} or `problem` {code, title, detail,
+..., retryable}.
 """
 
 import json

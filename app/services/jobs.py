@@ -134,7 +134,7 @@ class Jobs:
             "reachable": plan.reachable_range(model, spec.export),
             "predictions": []
             if refusals
-            else [plan.estimate(model, targets, spec.export) for targets in spec.target_sets],
+            else [plan.estimate(model, targets, spec.export) for targets in spec.target_sets if targets],
             "latencies": _latencies(spec),
             "refusals": refusals,
         }

@@ -95,7 +95,7 @@ def _widen_measurements() -> None:
 
 
 def _digest_what_is_there() -> None:
-    columns = [sa.column("id"), sa.column("record_sha256")]
+    columns: list[sa.ColumnClause[object]] = [sa.column("id"), sa.column("record_sha256")]
     columns += [sa.column(name, JSON if name in {"samples_ms", "host"} else None) for name in RECORD]
     table = sa.table("measurements", *columns)
     connection = op.get_bind()
