@@ -40,6 +40,10 @@ class Rehearsal:
         return {"seconds_per_run": self.seconds_per_run, "seconds_per_sample": self.seconds_per_sample, "threads": 1}
 
 
+# What torch raises at a node whose inputs do not fit together, which a file may say of itself and still be read.
+_BREAKS: Final = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
+
+
 def rehearse(graph: ir.Model, shares: Sequence[float]) -> Rehearsal:
     """Measure sensitivities, the groups with the largest `shares` of the work first, and the forward pass's time.
 
@@ -47,7 +51,7 @@ def rehearse(graph: ir.Model, shares: Sequence[float]) -> Rehearsal:
     """
     try:
         return _rehearsed(open_batch(graph), shares)
-    except PruningError as error:
+    except (PruningError, *_BREAKS) as error:
         return Rehearsal(
             changes={}, num_samples=0, seconds_per_run=None, seconds_per_sample=None,
             note=f"Sensitivity was not measured: {error}",

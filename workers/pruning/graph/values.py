@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.errors import InvalidGraph
 from workers.pruning.types import AnyArray
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
@@ -18,12 +19,21 @@ def constant(value: ir.Value | None) -> AnyArray | None:
 
 
 def attribute(node: ir.Node, name: str, default: object = None) -> object:
-    """Value of an attribute in plain Python (tensors as arrays), or `default` where the node does not set it."""
+    """Value of an attribute in plain Python (tensors as arrays), or `default` where the node does not set it.
+
+    Raises:
+        InvalidGraph: a tensor does not hold the numbers that its shape promises.
+    """
     found = node.attributes.get(name)
     if found is None:
         return default
     if found.type == ir.AttributeType.TENSOR:
-        return np.asarray(found.as_tensor().numpy())
+        try:
+            return np.asarray(found.as_tensor().numpy())
+        except (ValueError, TypeError) as error:
+            raise InvalidGraph(
+                "A tensor does not fit its shape", where=f"node {node.name!r}", actual=str(error)
+            ) from error
     value: object = found.value
     return list(value) if isinstance(value, (list, tuple)) else value
 

@@ -116,6 +116,18 @@ def test_a_damaged_file_is_refused_or_read(data):
         assert error.message
 
 
+def test_a_constant_that_does_not_fit_its_shape_is_named():
+    """Three numbers in a tensor that has lost its length."""
+    text = HEADER + "odd (float[1,3] x) => (float[1,3] y) { [held] k = Constant <value = float[3] {1, 2, 3}> ()"
+    model = onnx.parser.parse_model(text + " y = Add (x, k) }")
+    tensor = model.graph.node[0].attribute[0].t
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.arange(3, dtype=np.float32)))
+    del tensor.dims[:]
+
+    with pytest.raises(InvalidGraph):
+        load(model.SerializeToString())
+
+
 def test_a_file_larger_than_the_cap_is_refused_unread(tmp_path):
     """By its size alone: the file is sparse, and its bytes are no ONNX."""
     path = tmp_path / "large.onnx"
