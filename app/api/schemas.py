@@ -221,6 +221,14 @@ class Job(Document):
     links: Links
 
 
+class ExpectedTime(Document):
+    """How long the job should take, as a range; by phase, the middle of it. Null where nothing can be said."""
+
+    seconds: tuple[float, float]
+    phases: dict[str, float]
+    assumption: str
+
+
 class Estimate(Document):
     """What a job would reach: every group cut by the same share; a method cuts some more than others."""
 
@@ -229,6 +237,7 @@ class Estimate(Document):
     frozen: list[Frozen]
     reachable: dict[str, dict[str, float]]
     predictions: list[dict[str, Any]]
+    expected_time: ExpectedTime | None = None
     latencies: list[dict[str, Any]] = Field(default=[], description="Targets that only their device can judge.")
     refusals: list[JobProblem]
 

@@ -150,7 +150,7 @@ def _percent_up(share: float) -> str:
     return f"{min(100.0, math.ceil(share * 1000) / 10):g}%"
 
 
-def estimate(model: CostModel, targets: Sequence[Target], limits: ExportOptions) -> dict[str, object]:
+def estimate(model: CostModel, targets: Sequence[Target], limits: ExportOptions) -> dict[str, Any]:
     """Predict the cost of meeting the targets by cutting every group by the same share.
 
     A method cuts some groups more than others, so its result meets the target with other figures for the costs that

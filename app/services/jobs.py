@@ -5,7 +5,7 @@ What workers do with them is in attempts.py.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from app.db import outbox as outbox_queries
 from app.db.session import Clock, Database
 from app.db.tables import ArtifactRow, JobEventRow, JobRow, OutboxRow
 from app.domain import plan
+from app.domain.expected_time import Known, forecast
 from app.domain.job import TERMINAL, InputState, JobKind, JobState
 from app.domain.methods import JobSpec
 from app.domain.target import Metric
@@ -23,6 +24,7 @@ from app.errors import ModelNotReady, ModelRejected, NotFound, ServiceError
 from app.ids import new_id
 from app.services import idempotency
 from app.services.outbox import Outbox
+from app.services.requirements import Inputs as JobInputs
 from app.services.requirements import check_inputs, check_presence, find_inputs
 from app.settings import Settings
 
@@ -127,14 +129,15 @@ class Jobs:
             refusals.append(error.problem())
         model = plan.read_cost_model(network.cost_model)
         analysis = network.analysis or {}
+        asked = [] if refusals else [targets for targets in spec.target_sets if targets]
+        predictions = [plan.estimate(model, targets, spec.export) for targets in asked]
         return {
             "model": network.id,
             "prunable_groups": analysis.get("prunable_groups", []),
             "frozen": analysis.get("frozen", []),
             "reachable": plan.reachable_range(model, spec.export),
-            "predictions": []
-            if refusals
-            else [plan.estimate(model, targets, spec.export) for targets in spec.target_sets if targets],
+            "predictions": predictions,
+            "expected_time": _expected_time(spec, given, predictions),
             "latencies": _latencies(spec),
             "refusals": refusals,
         }
@@ -222,6 +225,16 @@ class Jobs:
 
     def _size(self, limit: int) -> int:
         return max(1, min(limit, self.settings.page_limit))
+
+
+def _expected_time(
+    spec: JobSpec, given: JobInputs, predictions: Sequence[Mapping[str, Any]]
+) -> Mapping[str, object] | None:
+    """Forecast how long the job takes; None where the analysis timed nothing or the method cannot be forecast."""
+    described = {} if given.dataset is None else given.dataset.description or {}
+    num_samples = described.get("num_samples")
+    known = Known.of(given.network.analysis or {}, num_samples if isinstance(num_samples, int) else None)
+    return None if known is None else forecast(spec, known, [one["ratios"]["macs"] for one in predictions])
 
 
 def _latencies(spec: JobSpec) -> list[Mapping[str, object]]:
