@@ -58,19 +58,34 @@ def _full(axis: Axis, widths: Sequence[int]) -> int:
 
 def _growth(graph: ir.Model, grouping: Grouping) -> int:
     """Bytes by which a cut may make anything but weights grow: lists of lengths that it has to write out."""
-    grown = 0
-    for node in graph.graph:
-        source = node.inputs[0] if node.inputs else None
-        if source is None or not grouping.units_of(source.name or ""):
-            continue
-        written = {"Split": 1, "Reshape": 1, "Expand": 1, "Resize": 3, "Shape": 1, "Size": 1}.get(node.op_type)
-        if written is not None and (len(node.inputs) <= written or constant(node.inputs[written]) is None):
-            cuts = 1 + (source.name in grouping.head_axes)
-            grown += cuts * (_LISTED_BYTES + 8 * len(node.name or ""))
-    return grown
+    return sum(_listed_bytes(node, grouping) for node in graph.graph if not node.domain and _is_listed(node))
 
 
-_LISTED_BYTES: Final = 256  # a list of lengths, and at worst a node that sets one of them at run time
+def _is_listed(node: ir.Node) -> bool:
+    """Whether a cut gives the node a list that is not there; one that is there keeps its length."""
+    if node.op_type in _TARGETS:
+        target = node.inputs[_TARGETS[node.op_type]] if len(node.inputs) > _TARGETS[node.op_type] else None
+        return target is not None and constant(target) is None
+    sizes = node.inputs[1] if len(node.inputs) > 1 else None
+    return node.op_type in {"Shape", "Size"} or (node.op_type == "Split" and constant(sizes) is None)
+
+
+def _listed_bytes(node: ir.Node, grouping: Grouping) -> int:
+    """Lists of 8-byte lengths and nodes that set one of them at run time, once per cut: inside of heads, whole heads.
+
+    Their names are those of the node or its output with a word behind, and stand in up to 8 places and in each reader.
+    """
+    touched = [value.name or "" for value in (*node.inputs[:1], *node.outputs) if value is not None]
+    if not any(grouping.units_of(name) for name in touched):
+        return 0
+    cuts = 1 + any(name in grouping.head_axes for name in touched)
+    name = max(len(node.name or ""), *(len(value.name or "") for value in node.outputs))
+    ranks = [len(value.shape or ()) for value in (*node.inputs[:1], *node.outputs) if value is not None]
+    return cuts * (_LISTED_BYTES + 8 * name + 9 * max(len(node.outputs), *ranks) + 8 * len(node.outputs[0].uses()))
+
+
+_TARGETS: Final = {"Reshape": 1, "Expand": 1, "Resize": 3}
+_LISTED_BYTES: Final = 256  # the words behind names, and the fields of two nodes, two initializers and two shapes
 
 
 def activation_elements(graph: ir.Model, grouping: Grouping) -> tuple[Term, ...]:

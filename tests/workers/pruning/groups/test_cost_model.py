@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from workers.pruning.graph.shapes import nominal_shapes
 from workers.pruning.groups.cost_model import cost_model, from_json, to_json
 from workers.pruning.groups.find import find
 from workers.pruning.surgery.cut import cut
-from workers.pruning.types import CostModel, Length, Term
+from workers.pruning.types import CostModel, Keep, Length, Term
 
 TORCH = ["vgg16", "mobilenetv2", "densenet", "unet", "resnet_padded", "squeeze_excite", "shufflenet"]
 
@@ -51,6 +52,37 @@ def test_predicted_cost_is_counted_cost_on_exports(name: str, folded: bool) -> N
     assert (counted.macs, counted.params) == (predicted.macs, predicted.params)
     assert counted.peak_activation_bytes == predicted.peak_activation_bytes
     assert counted.size_bytes <= predicted.size_bytes <= 1.01 * counted.size_bytes
+
+
+@pytest.mark.parametrize("length", [1, 300])
+def test_a_file_holds_the_lists_that_a_cut_writes_out(length: int) -> None:
+    """A weight expanded to a computed shape, which two read, and a Split without sizes: no larger than predicted.
+
+    The longer the names the larger the nodes that a cut adds, which repeat them.
+    """
+    long = "a" * length
+    network = graph(
+        f"""net (float[N,3,5] x) => (float[N,3,2] y)
+        <float[5,6] w1, float[1,1,6] token, float[1,1,6] other, float[6,8] w2, float[4,2] w3>
+        {{
+          [first] h = MatMul (x, w1)
+          [{long}_shape] {long}_lengths = Shape (h)
+          [{long}_expand] {long}_tokens = Expand (token, {long}_lengths)
+          [{long}_again] {long}_others = Expand (other, {long}_lengths)
+          [add] added = Sum (h, {long}_tokens, {long}_others)
+          [second] m = MatMul (added, w2)
+          [{long}_split] left, right = Split <axis = -1> (m)
+          [both] both = Mul (left, right)
+          [third] y = MatMul (both, w3)
+        }}"""
+    )
+    grouping = find(network)
+    keep = Keep(mask=~np.isin(np.arange(grouping.num_units), [group.start for group in grouping.groups]))
+    predicted = cost(cost_model(network, grouping), widths(grouping, keep))
+    smaller = cut(network, grouping, keep)
+
+    assert {"Where", "Expand", "Shape"} <= {node.op_type for node in smaller.graph}
+    assert count(smaller).size_bytes <= predicted.size_bytes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
