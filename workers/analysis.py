@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from workers.pruning.allocation.budget import reachable
 from workers.pruning.graph import cost, head, load
+from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.groups.cost_model import cost_model, to_json
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
@@ -19,12 +20,13 @@ DEFAULT_MIN_KEEP: Final = 0.1
 
 def analyse(graph: ir.Model) -> dict[str, Json]:
     """Give the `analysis` of the API, and under `cost_model` what the web process predicts costs with."""
-    grouping = find(graph)
-    model = cost_model(graph, grouping)
-    before = cost.count(graph)
+    shapes = known_shapes(graph)
+    grouping = find(graph, shapes=shapes.at_one)
+    before = cost.count(graph, shapes.nominal)
+    model = cost_model(graph, grouping, shapes=shapes.nominal, full_bytes=before.size_bytes)
     outputs = head.find(graph)
     groups = explain(graph, grouping, model)
-    rehearsal = rehearse(graph, [_share(group) for group in groups])
+    rehearsal = rehearse(graph, grouping, [_share(group) for group in groups], macs=before.macs)
     return {
         "opset": graph.opset_imports.get("", 0),
         "producer": " ".join(part for part in (graph.producer_name, graph.producer_version) if part),

@@ -22,6 +22,7 @@ from workers.prune_spec import LATENCY, PruneSpec, Target, budgets, latency_budg
 from workers.pruning.allocation.budget import require_reachable
 from workers.pruning.graph import cost, head, load
 from workers.pruning.graph.open_batch import open_batch
+from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.methods import transfer
@@ -128,10 +129,11 @@ def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> T
     head.declare(uploaded, spec.head)
     graph = open_batch(uploaded)
     run.report(Phase.GROUP, 0.0)
-    grouping = find(graph, include=spec.include, exclude=spec.exclude)
+    shapes = known_shapes(graph)
+    grouping = find(graph, include=spec.include, exclude=spec.exclude, shapes=shapes.at_one)
     require_prunable(grouping)
-    model = cost_model(graph, grouping)
-    before = cost.count(graph)
+    before = cost.count(graph, shapes.nominal)
+    model = cost_model(graph, grouping, shapes=shapes.nominal, full_bytes=before.size_bytes)
     job_budgets = tuple(budgets(targets, before) for targets in spec.target_sets)
     for exact in job_budgets:
         require_reachable(model, exact, min_keep=spec.min_keep, round_to=spec.round_to)

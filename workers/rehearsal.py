@@ -13,10 +13,11 @@ from workers.pruning.errors import PruningError
 from workers.pruning.graph import cost, load
 from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.graph.open_batch import open_batch
+from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.groups.find import find
 from workers.pruning.scores.sensitivity import MAX_SAMPLES, affordable, sensitivity
 from workers.pruning.training.data import synthetic
-from workers.pruning.types import AnyArray, Json
+from workers.pruning.types import AnyArray, Grouping, Json
 
 SEED: Final = 0
 _TIMED_RUNS: Final = 3
@@ -44,13 +45,20 @@ class Rehearsal:
 _BREAKS: Final = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
 
 
-def rehearse(graph: ir.Model, shares: Sequence[float]) -> Rehearsal:
+def rehearse(graph: ir.Model, grouping: Grouping, shares: Sequence[float], *, macs: int) -> Rehearsal:
     """Measure sensitivities, the groups with the largest `shares` of the work first, and the forward pass's time.
+
+    `grouping` is that of the graph, `macs` its work for one sample.
 
     A network that cannot be run on made-up inputs is analysed all the same; the note carries the reason.
     """
     try:
-        return _rehearsed(open_batch(graph), shares)
+        opened = open_batch(graph)
+        if opened is not graph:  # other values, and several samples may be one; found and counted as a job will
+            shapes = known_shapes(opened)
+            grouping = find(opened, shapes=shapes.at_one)
+            macs = sum(cost.node_macs(opened, shapes.nominal).values())
+        return _rehearsed(opened, grouping, shares, macs)
     except (PruningError, *_BREAKS) as error:
         return Rehearsal(
             changes={}, num_samples=0, seconds_per_run=None, seconds_per_sample=None,
@@ -58,15 +66,15 @@ def rehearse(graph: ir.Model, shares: Sequence[float]) -> Rehearsal:
         )  # fmt: skip
 
 
-def _rehearsed(graph: ir.Model, shares: Sequence[float]) -> Rehearsal:
+def _rehearsed(graph: ir.Model, grouping: Grouping, shares: Sequence[float], macs: int) -> Rehearsal:
     torch.set_num_threads(1)
-    grouping = find(graph)
-    num_groups, num_samples = affordable(len(grouping.groups), cost.count(graph).macs, len(list(graph.graph)))
+    num_groups, num_samples = affordable(len(grouping.groups), macs, len(list(graph.graph)))
     made_up = synthetic(graph, load.input_specs(graph), seed=SEED, num_samples=2 * MAX_SAMPLES)
     batch = made_up.train.batch(np.arange(num_samples, dtype=np.int64))
     order = sorted(range(len(grouping.groups)), key=lambda index: (-shares[index], index))[:num_groups]
-    found = sensitivity(graph, grouping, batch, order=order)
-    per_run, per_sample = _speed(graph, batch)
+    module = frozen_module(graph, "cpu")
+    found = sensitivity(module, graph, grouping, batch, order=order)
+    per_run, per_sample = _speed(module, batch)
     left_out = len(grouping.groups) - len(order)
     note = f"Sensitivity was measured for the {len(order)} groups with the most work; {left_out} are left out."
     return Rehearsal(
@@ -78,9 +86,8 @@ def _rehearsed(graph: ir.Model, shares: Sequence[float]) -> Rehearsal:
     )
 
 
-def _speed(graph: ir.Model, batch: Sequence[AnyArray]) -> tuple[float, float]:
+def _speed(module: torch.nn.Module, batch: Sequence[AnyArray]) -> tuple[float, float]:
     """Give the seconds of a forward pass that do not grow with its batch, and those of each sample, by two points."""
-    module = frozen_module(graph, "cpu")
     sizes = (1, len(batch[0])) if len(batch[0]) > 1 else (1, 1)
     times = []
     for size in sizes:

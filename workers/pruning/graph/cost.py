@@ -1,6 +1,6 @@
 """What one inference costs: multiply-adds, parameters, bytes of the file, bytes of live activations. Batch 1."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import prod
 from typing import Final
 
@@ -8,16 +8,17 @@ import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
 from workers.pruning.graph.save import size_bytes
-from workers.pruning.graph.shapes import nominal_shapes
+from workers.pruning.graph.shapes import Shapes, nominal_shapes
 from workers.pruning.graph.values import is_float
 from workers.pruning.types import Cost
 
 _FLAT_RANK: Final = 3
-Shapes = Mapping[str, tuple[int | None, ...]]
 
 
-def count(graph: ir.Model) -> Cost:
+def count(graph: ir.Model, shapes: Shapes | None = None) -> Cost:
     """Count a graph at batch 1; axes that the file leaves open have the lengths of `nominal_shapes`.
+
+    `shapes` are these, for a caller that knows them already.
 
     Source: one MAC is one multiply-add of Conv, ConvTranspose, Gemm, MatMul, Einsum and Attention, as in the tables of
     the literature; biases, normalisation, activation and pooling are not counted.
@@ -28,7 +29,7 @@ def count(graph: ir.Model) -> Cost:
     Raises:
         UnknownShape: a shape still depends on something when the batch is one; the message names the value.
     """
-    shapes = nominal_shapes(graph)
+    shapes = nominal_shapes(graph) if shapes is None else shapes
     return Cost(
         macs=sum(_node_macs(graph, shapes).values()),
         params=num_params(graph),
@@ -37,13 +38,13 @@ def count(graph: ir.Model) -> Cost:
     )
 
 
-def node_macs(graph: ir.Model) -> dict[str, int]:
-    """Multiply-adds of each node that has any, by node name.
+def node_macs(graph: ir.Model, shapes: Shapes | None = None) -> dict[str, int]:
+    """Multiply-adds of each node that has any, by node name; `shapes` as in `count`.
 
     Raises:
         UnknownShape: as in `count`.
     """
-    return _node_macs(graph, nominal_shapes(graph))
+    return _node_macs(graph, nominal_shapes(graph) if shapes is None else shapes)
 
 
 def num_params(graph: ir.Model) -> int:

@@ -213,7 +213,7 @@ def _copied_small(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         array = np.array(tensor.numpy())
     except (ValueError, TypeError) as error:
         raise _wrong_size(tensor.name or "", tensor.shape.numpy(), str(error), None) from error
-    return ir.tensor(array, tensor.dtype, name=tensor.name)
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
 
 def _copied(content: memoryview, tensor: onnx.TensorProto) -> ir.TensorProtocol:

@@ -1,6 +1,7 @@
 """Shapes of all values, inferred by onnx on a copy of the graph without its weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import onnx
@@ -10,12 +11,32 @@ from workers.pruning.errors import InvalidGraph
 from workers.pruning.graph.caps import DEFAULT_CAPS
 from workers.pruning.graph.constants import UNKNOWN_NAME, fold_constants
 
+Shapes = Mapping[str, tuple[int | None, ...]]
+
 NOMINAL_SIDE: Final = 224
 NOMINAL_LENGTH: Final = 64
 _IMAGE_RANK: Final = 4
 _MAX_ROUNDS: Final = 4
 _SAME_SHAPE: Final = frozenset({"GroupNormalization"})
 _SMALL_BYTES = 1024  # weights up to this size are shown to shape inference: Reshape and Slice read them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownShapes:
+    """Shapes of a graph as it is, inferred once for all who read them; whoever changes the graph infers them anew."""
+
+    at_one: Shapes  # as `shapes_at_batch` gives them for one sample
+    nominal: Shapes  # as `nominal_shapes` gives them
+
+
+def known_shapes(graph: ir.Model) -> KnownShapes:
+    """Infer the shapes that finding groups and counting costs ask for.
+
+    Raises:
+        InvalidGraph: the shapes contradict each other at batch 1.
+    """
+    at_one = shapes_at_batch(graph)
+    return KnownShapes(at_one=at_one, nominal=_with_nominal_lengths(graph, at_one))
 
 
 def infer_shapes(graph: ir.Model) -> None:
@@ -28,12 +49,12 @@ def infer_shapes(graph: ir.Model) -> None:
     """
     proto = proto_without_weights(graph)
     _forget_unknown(proto)
-    inferred = _inferred(proto)
-    found: dict[str, ir.Value] = {}
-    for body in ir.from_proto(inferred).graphs():
-        for value in _values(body):
-            if value.name:
-                found[value.name] = value
+    found = {
+        entry.name: ir.serde.deserialize_value_info_proto(entry, None)
+        for body in _bodies(_inferred(proto).graph)
+        for entries in (body.input, body.value_info, body.output)
+        for entry in entries
+    }
     for body in graph.graphs():
         for value in _values(body):
             _take(value, found.get(value.name or ""))
@@ -67,11 +88,15 @@ def nominal_shapes(graph: ir.Model) -> dict[str, tuple[int | None, ...]]:
     Raises:
         InvalidGraph: the shapes contradict each other at batch 1.
     """
+    return _with_nominal_lengths(graph, shapes_at_batch(graph))
 
+
+def _with_nominal_lengths(
+    graph: ir.Model, shapes: dict[str, tuple[int | None, ...]]
+) -> dict[str, tuple[int | None, ...]]:
     def length(axis: int, rank: int) -> int:
         return 1 if axis == 0 else (NOMINAL_SIDE if rank >= _IMAGE_RANK else NOMINAL_LENGTH)
 
-    shapes = shapes_at_batch(graph)
     if all(None not in shapes.get(value.name or "", ()) for value in graph.graph.inputs):
         return shapes
     try:
@@ -208,6 +233,15 @@ def _values(graph: ir.Graph | ir.Function) -> list[ir.Value]:
     for node in graph:
         values.extend(node.outputs)
     return values
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all that lie in attributes of its nodes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _bodies(body)
 
 
 def _restore_order(graph: ir.Model, names: list[str]) -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from workers.pruning.graph.cost import live_values, node_macs
 from workers.pruning.graph.save import size_bytes
+from workers.pruning.graph.shapes import Shapes, nominal_shapes
 from workers.pruning.graph.values import attribute, constant, is_float
 from workers.pruning.groups.lengths import ONE, Axes, Axis, Lengths
 from workers.pruning.types import CostModel, Grouping, Json, Length, Term
@@ -17,7 +18,9 @@ from workers.pruning.types import CostModel, Grouping, Json, Length, Term
 _Product = tuple[Length, ...]
 
 
-def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
+def cost_model(
+    graph: ir.Model, grouping: Grouping, *, shapes: Shapes | None = None, full_bytes: int | None = None
+) -> CostModel:
     """Cost of any Keep as a function of how many units each group keeps.
 
     Source: derivation from the counting rules of graph.cost. Units of a group lie equally often on the same axes, so
@@ -25,18 +28,25 @@ def cost_model(graph: ir.Model, grouping: Grouping) -> CostModel:
     parameters and activation bytes are those of the cut graph exactly. File bytes count weights exactly and take
     everything else as it is before the cut, which is a few bytes too many at most.
 
+    Args:
+        graph: The network.
+        grouping: What may be cut of it.
+        shapes: Its nominal shapes, for a caller that knows them already.
+        full_bytes: The size of its file, likewise.
+
     Raises:
         UnknownShape: a shape depends on more than the batch, so that no cost is known.
     """
-    axes = Lengths(graph, grouping)
+    shapes = nominal_shapes(graph) if shapes is None else shapes
+    axes = Lengths(graph, grouping, shapes)
     weights = [value for value in graph.graph.initializers.values() if is_float(value)]
     sized = [(_weight_bytes(value), axes.of(value)) for value in weights]
     widths = [group.width for group in grouping.groups]
     full = sum(width * prod(_full(axis, widths) for axis in axes_of) for width, axes_of in sized)
-    rest = size_bytes(graph) - full + _growth(graph, grouping)
+    rest = (size_bytes(graph) if full_bytes is None else full_bytes) - full + _growth(graph, grouping)
     return CostModel(
         widths=tuple(group.width for group in grouping.groups),
-        macs=_merged(_macs(graph, axes)),
+        macs=_merged(_macs(graph, axes, shapes)),
         params=_merged((1.0, axes.of(value)) for value in weights),
         size_bytes=_merged([(float(rest), ()), *sized]),
         peak=_peak(graph, axes),
@@ -99,12 +109,13 @@ def activation_elements(graph: ir.Model, grouping: Grouping) -> tuple[Term, ...]
     return _merged((1.0, axes.of(value)) for value in values)
 
 
-def _macs(graph: ir.Model, axes: Lengths) -> Iterable[tuple[float, Axes]]:
+def _macs(graph: ir.Model, axes: Lengths, shapes: Shapes) -> Iterable[tuple[float, Axes]]:
+    counted = node_macs(graph, shapes)
     for node in graph.graph:
         if not node.domain and node.op_type in _PRODUCTS:
             yield 1.0, _PRODUCTS[node.op_type](node, axes)
         elif not node.domain and node.op_type == "Attention":  # its channels are frozen
-            yield float(node_macs(graph)[node.name or ""]), ()
+            yield float(counted[node.name or ""]), ()
 
 
 def _conv(node: ir.Node, axes: Lengths) -> Axes:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from workers.pruning.errors import NothingToPrune
+from workers.pruning.graph.shapes import Shapes
 from workers.pruning.graph.summation import SUMS, contracted_axis, summed_axes
 from workers.pruning.groups import heads
 from workers.pruning.groups.classes import Line, on_open_axis, owner, settle
@@ -23,7 +24,9 @@ from workers.pruning.types import FROZEN, Group, Grouping, InitializerAxis, IntA
 _Keys = npt.NDArray[np.uint64]
 
 
-def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Grouping:
+def find(
+    graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), shapes: Shapes | None = None
+) -> Grouping:
     """Find the units of a graph and the groups of exchangeable units.
 
     Source: derivation. Every element of every tensor carries a label; operators make labels, tie or move them. Units of
@@ -35,12 +38,13 @@ def find(graph: ir.Model, *, include: Sequence[str] = (), exclude: Sequence[str]
         graph: as `load` gives it.
         include: patterns over node names; where given, only units all of whose producers match may be removed.
         exclude: patterns over node names; units that such a node makes or scales stay.
+        shapes: those of the graph at batch 1, for a caller that knows them already.
 
     Ensures: every unit is produced by a weight, and read by a weight or summed over, alone or in a product of two
     activations (a position of the head dimension of queries and keys); channels of graph inputs and outputs and of
     anything that is not understood are no units, and `frozen` names the nodes that are the reason.
     """
-    state = propagate(graph)
+    state = propagate(graph, shapes=shapes)
     inside = _found(state, include, exclude)
     if not state.has_heads:
         return inside

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
-from workers.pruning.graph.shapes import nominal_shapes
+from workers.pruning.graph.shapes import Shapes, nominal_shapes
 from workers.pruning.types import FROZEN, Grouping, IntArray, Length
 
 Axis = tuple[tuple[Length, ...], ...]  # a sum of products; more than one length only where whole heads cross positions
@@ -18,8 +18,9 @@ ONE: Final[Axis] = ((Length(fixed=1),),)
 class Lengths:
     """Length of every axis of every tensor as a function of the kept widths."""
 
-    def __init__(self, graph: ir.Model, grouping: Grouping) -> None:
-        self._shapes = nominal_shapes(graph)
+    def __init__(self, graph: ir.Model, grouping: Grouping, shapes: Shapes | None = None) -> None:
+        """`shapes` are the nominal ones of the graph, for a caller that knows them already."""
+        self._shapes = nominal_shapes(graph) if shapes is None else shapes
         self._starts = np.asarray([group.start for group in grouping.groups], np.int64)
         self._cut: dict[str, dict[int, Axis]] = {}
         entries = [(entry.initializer, {entry.axis: entry.units}) for entry in grouping.initializer_axes]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from workers.pruning.graph.shapes import Shapes
 from workers.pruning.groups.labels import NotUnderstood, fixed
 from workers.pruning.groups.propagation import Propagation, Tag
 from workers.pruning.groups.rules.table import RULES
@@ -13,7 +14,7 @@ from workers.pruning.types import IntArray
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError)
 
 
-def propagate(graph: ir.Model, *, heads_of: Propagation | None = None) -> Propagation:
+def propagate(graph: ir.Model, *, heads_of: Propagation | None = None, shapes: Shapes | None = None) -> Propagation:
     """Labels, ties and tags of a whole graph.
 
     With `heads_of`, the result without it, whole heads are told apart and not positions inside of them.
@@ -21,7 +22,8 @@ def propagate(graph: ir.Model, *, heads_of: Propagation | None = None) -> Propag
     Requires: nodes in topological order, unique names; shapes inferred as far as they can be.
     Ensures: every channel that an unknown operator, a graph input or a graph output touches is frozen.
     """
-    state = Propagation(graph, whole_heads=heads_of is not None, before=heads_of)
+    known = shapes if heads_of is None else heads_of.shapes
+    state = Propagation(graph, whole_heads=heads_of is not None, shapes=known)
     for node in graph.graph:
         _visit(state, node)
     for value in graph.graph.outputs:

@@ -1,6 +1,6 @@
 """The state of label propagation: labels of every value, ties between labels, and which weights carry them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph
-from workers.pruning.graph.shapes import shapes_at_batch
+from workers.pruning.graph.shapes import Shapes, shapes_at_batch
 from workers.pruning.graph.values import all_values
 from workers.pruning.groups.labels import FIXED, UNKNOWN, Labels, NotUnderstood, fixed
 from workers.pruning.groups.ties import Ties
@@ -30,10 +30,10 @@ class Tag:
 class Propagation:
     """What the rules of the operators read and write."""
 
-    def __init__(self, graph: ir.Model, *, whole_heads: bool = False, before: "Propagation | None" = None) -> None:
+    def __init__(self, graph: ir.Model, *, whole_heads: bool = False, shapes: Shapes | None = None) -> None:
         """With `whole_heads`, labels of products of activations change from head to head instead of inside of heads.
 
-        `before` is an earlier run over the same graph, whose shapes are taken.
+        `shapes` are those of the graph at batch 1, for a caller that has inferred them already.
         """
         self.graph = graph
         self.whole_heads = whole_heads
@@ -43,7 +43,7 @@ class Propagation:
         self.ties = Ties()
         self.tags: list[Tag] = []
         self.frozen: dict[str, Frozen] = {}
-        self.shapes: Mapping[str, tuple[int | None, ...]] = _shapes_at_one(graph) if before is None else before.shapes
+        self.shapes = _shapes_at_one(graph, shapes)
         for value in graph.graph.inputs:
             if not value.is_initializer() and value.shape is not None:
                 self.labels[value] = fixed(self.shape_of(value))
@@ -130,14 +130,14 @@ class Propagation:
         self.frozen.setdefault(name, Frozen(node=name, op_type=node.op_type, reason=reason))
 
 
-def _shapes_at_one(graph: ir.Model) -> Mapping[str, tuple[int | None, ...]]:
+def _shapes_at_one(graph: ir.Model, inferred: Shapes | None) -> Shapes:
     """Shapes at batch 1; where the file forbids that batch, the shapes that hold for any."""
     listed = {value.name or "": value.shape for value in all_values(graph) if value.shape is not None}
     known = {
         name: tuple(length if isinstance(length, int) else None for length in shape) for name, shape in listed.items()
     }
     try:
-        return known | shapes_at_batch(graph)
+        return {**known, **(shapes_at_batch(graph) if inferred is None else inferred)}
     except InvalidGraph:
         return known
 

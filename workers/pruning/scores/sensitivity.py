@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.graph.execute import GraphModule
-from workers.pruning.graph.feed import frozen_module, tensors
+from workers.pruning.graph.feed import tensors
 from workers.pruning.scores.collect import Site, find_sites, gate_edits
 from workers.pruning.scores.magnitude import magnitude
 from workers.pruning.types import AnyArray, FloatArray, Group, Grouping
@@ -38,7 +38,8 @@ def affordable(num_groups: int, macs: int, num_nodes: int) -> tuple[int, int]:
     return num_groups, min(MAX_SAMPLES, max(1, int(passes / (num_groups + 1))))
 
 
-def sensitivity(
+def sensitivity(  # what is run, what is known of it, and what is asked
+    module: GraphModule,
     graph: ir.Model,
     grouping: Grouping,
     batch: Sequence[AnyArray],
@@ -53,18 +54,16 @@ def sensitivity(
     is no forecast of accuracy. Random inputs give random figures, but groups keep their order well enough to look at.
 
     Args:
-        graph: The network; its outputs of floating point are compared, each in units of its own root mean square.
+        module: The network as `frozen_module` gives it for the CPU; its outputs of floating point are compared, each in
+            units of its own root mean square.
+        graph: The network.
         grouping: Its groups.
         batch: One array per input; the first axis counts samples.
         order: Indices of the groups to measure; the others get None.
         progress: Told the share of the groups that are done.
 
     Units: changes are root mean squares of differences over root mean squares of values, 0 for no change.
-
-    Raises:
-        UnsupportedOperator: the network cannot be run in torch.
     """
-    module = frozen_module(graph, "cpu")
     sites = find_sites(graph, grouping)
     sizes = magnitude(graph, grouping).values
     inputs = tensors(batch, "cpu")

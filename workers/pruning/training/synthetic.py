@@ -143,6 +143,8 @@ def _is_discrete(value: ir.Value) -> bool:
 
 def with_nominal_lengths(graph: ir.Model, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """Give the inputs with the lengths that costs are counted at in place of those that the network leaves open."""
+    if all(isinstance(length, int) for spec in inputs for length in spec.shape[1:]):
+        return tuple(inputs)
     shapes = nominal_shapes(graph)
     return tuple(
         replace(spec, shape=(*spec.shape[:1], *shapes.get(spec.name, spec.shape)[1:])) if spec.shape else spec

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.networks import graph
+from workers.pruning.graph.feed import frozen_module
 from workers.pruning.groups.find import find
 from workers.pruning.scores.sensitivity import MAX_SAMPLES, affordable, sensitivity
 
@@ -20,7 +21,9 @@ def test_the_weaker_half_is_what_goes():
     network = graph(TWO_UNITS, header=HEADER)
     grouping = find(network)
 
-    found = sensitivity(network, grouping, [np.array([[1.0], [-4.0]], np.float32)], order=[0])
+    found = sensitivity(
+        frozen_module(network, "cpu"), network, grouping, [np.array([[1.0], [-4.0]], np.float32)], order=[0]
+    )
 
     assert found.changes == (pytest.approx(1 / 3),)
     assert found.num_samples == 2
@@ -33,7 +36,7 @@ def test_only_the_groups_asked_for_are_measured():
     shape = [2, *(int(length) for length in list(network.graph.inputs[0].shape)[1:])]
     batch = [np.random.default_rng(0).standard_normal(shape).astype(np.float32)]
 
-    found = sensitivity(network, grouping, batch, order=[1])
+    found = sensitivity(frozen_module(network, "cpu"), network, grouping, batch, order=[1])
 
     assert [change is not None for change in found.changes] == [n == 1 for n in range(len(grouping.groups))]
     assert found.changes[1] > 0
