@@ -45,9 +45,10 @@ def open_batch(graph: ir.Model) -> ir.Model:
         if _first(value) == batch:
             _set_first(value, AXIS)
     _forget_shapes(opened)
-    opened = load(to_bytes(opened))
+    content = to_bytes(opened)
+    opened = load(content)
     if all(isinstance(length, int) for spec in input_specs(opened) for length in spec.shape[1:]):
-        _require_independent(opened, batch)
+        _require_independent(content, opened, batch)
     return opened
 
 
@@ -71,14 +72,14 @@ def _forget_shapes(graph: ir.Model) -> None:
                 value.shape = None
 
 
-def _require_independent(opened: ir.Model, batch: int) -> None:
-    """Compare a batch of twice the old size with its two halves."""
+def _require_independent(content: bytes, opened: ir.Model, batch: int) -> None:
+    """Compare a batch of twice the old size with its two halves; `content` is the file of the opened network."""
     where = f"first axis of {', '.join(repr(value.name) for value in opened.graph.inputs)}"
     advice = "Export the network with a dynamic batch axis."
     inputs = random_inputs(input_specs(opened), seed=0, batch=2 * batch)
     halves = [[array[part] for array in inputs] for part in (slice(0, batch), slice(batch, None))]
     try:
-        session = Session(to_bytes(opened), optimised=False)
+        session = Session(content, optimised=False)
         whole, parts = session.run(inputs), [session.run(half) for half in halves]
     except InvalidGraph as error:
         raise InvalidGraph(_FIXED, where=where, actual=batch, allowed="dynamic", advice=advice) from error
