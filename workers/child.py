@@ -136,14 +136,16 @@ class Child:
         while self.ended() is None and time.monotonic() < until:
             self.receive_quietly(0.02)
         self._signal_group(signal.SIGKILL)
-        for process in family:  # whoever left the group is still known by its number
+        escaped = [process for process in family if process.pid != self.process.pid]
+        for process in escaped:  # whoever left the group is still known by its number
             with contextlib.suppress(psutil.Error):
-                if process.pid != self.process.pid:
-                    process.kill()
+                process.kill()
         while self.ended() is None:
             self.receive_quietly(0.01)
         while self._alive_in_group():
             self._signal_group(signal.SIGKILL)
+            time.sleep(0.01)
+        while any(_is_alive(process) for process in escaped):
             time.sleep(0.01)
         if self.death is None:
             raise AssertionError("a child that ended has a death")
@@ -210,6 +212,14 @@ class Child:
                 self.log_file.write(chunk[:room])
                 self.log_file.flush()
         self._logged += len(chunk)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Say whether a process still runs; one that ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _own_peak(pid: int) -> int:
