@@ -15,6 +15,8 @@ from workers.pruning.types import Budget, CostModel, Grouping, Keep, LatencyLimi
 _EXCHANGES: Final = 200  # at most
 _CANDIDATES: Final = 12  # groups on each side of an exchange
 _PAIRED: Final = 6  # of them, that are tried two at a time
+_GRAINS: Final = 3  # sizes of steps that are planned with, each half of the one before
+_FINEST: Final = 4  # channels
 _GAIN: Final = 1e-9  # of the score at stake; less is rounding
 
 
@@ -33,18 +35,50 @@ def allocate_timed(
     Source: the greedy knapsack of `rank` with milliseconds for multiply-adds. Times fall in stairs, so blocks are the
     device's steps; where those cannot reach the target they are halved until they do. Then blocks are exchanged: one
     or two groups give a block, others take back what then fits, whenever more score stays and every limit holds, or as
-    much stays in less time. With alpha 0, which ranks by score alone, nothing is exchanged.
+    much stays in less time. With alpha 0, which ranks by score alone, nothing is exchanged. In narrow networks the
+    device's steps leave little to choose from, so steps of a half and a quarter are planned with as well, down to four
+    channels, and the plan with which most score stays is taken.
 
     Raises:
         TargetUnreachable: even the floor of all groups is predicted to be too slow, or exceeds a budget.
     """
-    chosen = next(_reaching(model, budgets, limits, min_keep), None)
-    if chosen is None:
+    reaching = list(_reaching(model, budgets, limits, min_keep))
+    if not reaching:
         raise _unreachable(model, limits, min_keep)
-    floors = [floor_of(width, min_keep, step) for width, step in zip(model.widths, chosen, strict=True)]
+    finer = [steps for steps in reaching[1:_GRAINS] if max(steps) >= _FINEST] if alpha else []
+    plans = [
+        _with_steps(scores, grouping, model, budgets, limits, steps=steps, alpha=alpha, min_keep=min_keep)
+        for steps in (reaching[0], *finer)
+    ]
+    held = [
+        keep for keep in plans if _within(keep, grouping, model, budgets, limits)
+    ]  # blocks within a stair save none
+    return max(held or plans[:1], key=lambda keep: float(scores.values[keep.mask].sum()))
+
+
+def _within(
+    keep: Keep, grouping: Grouping, model: CostModel, budgets: Sequence[Budget], limits: Sequence[LatencyLimit]
+) -> bool:
+    kept = [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups]
+    return holds(cost(model, kept), budgets) and all(predicted(one, kept) <= one.limit_ms for one in limits)
+
+
+def _with_steps(
+    scores: Scores,
+    grouping: Grouping,
+    model: CostModel,
+    budgets: Sequence[Budget],
+    limits: Sequence[LatencyLimit],
+    *,
+    steps: Sequence[int],
+    alpha: float,
+    min_keep: float,
+) -> Keep:
+    """Choose widths in these steps."""
+    floors = [floor_of(width, min_keep, step) for width, step in zip(model.widths, steps, strict=True)]
     queues = [
         Queue.of(scores.values[group.start : group.stop], group.start, step=step, floor=floor)
-        for group, step, floor in zip(grouping.groups, chosen, floors, strict=True)
+        for group, step, floor in zip(grouping.groups, steps, floors, strict=True)
     ]
     ledger = Ledger(model, budgets, limits=limits)
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
