@@ -217,7 +217,7 @@ class Child:
 def _is_alive(process: psutil.Process) -> bool:
     """Say whether a process still runs; one that ended and was not waited for does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
