@@ -58,6 +58,12 @@ def serve(**given: Any) -> None:
     "--steps", type=click.IntRange(min=0), default=None, help="Fine-tuning steps; 0 for none.  [default: chosen]"
 )
 @click.option(
+    "--head",
+    type=click.Choice(["auto", "classifier", "other"]),
+    default=None,
+    help="What the outputs mean: one score per class, or anything else.  [default: auto, found out]",
+)
+@click.option(
     "--round-to", type=click.IntRange(min=1), default=None, help="Multiple of kept channels.  [default: learned]"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -79,6 +85,7 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     output: Path,
     method: str,
     steps: int | None,
+    head: str | None,
     round_to: int | None,
     seed: int,
     spec: Path | None,
@@ -90,8 +97,8 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     """Prune MODEL to a target: upload, watch, download, verify."""
     asked: dict[str, Any] = json.loads(spec.read_text()) if spec else {}
     asked |= {"method": method, "seed": seed}
-    aims = {"target": target, "max_accuracy_drop": max_accuracy_drop}
-    asked |= {name: aim for name, aim in aims.items() if aim is not None}
+    given = {"target": target, "max_accuracy_drop": max_accuracy_drop, "head": head}
+    asked |= {name: value for name, value in given.items() if value is not None}
     if not asked.keys() & {"target", "targets", "max_accuracy_drop"}:
         raise click.UsageError("Give --target, or --max-accuracy-drop, or a spec with one of them.")
     if steps is not None:
@@ -99,7 +106,7 @@ def prune(  # noqa: PLR0913  # each option of the command is one argument
     if round_to is not None:
         asked["export"] = {**asked.get("export", {}), "round_to": round_to}
     console = Console(stderr=True)
-    ask = _prune_locally(threads) if local else _prune_remotely(Client(url, key))
+    ask = _prune_locally(threads) if local else _prune_remotely(connected(url, key))
     with JobProgress(console) as bar:
         result = reported(console, lambda: ask(network, data, asked, output, bar.show))
     Console().print(result_table(result))

@@ -139,11 +139,14 @@ class Client:
         """Every Job, newest first; with `state`, those in it."""
         return self._wire.pages("/v1/jobs", {"state": state} if state else {})
 
-    def submit(self, *, model: str | Mapping[str, Any], target: Any, **fields: Any) -> Json:
-        """Submit a job; `fields` are the other fields of its request: dataset, method, options, finetune, seed, ..."""
+    def submit(self, *, model: str | Mapping[str, Any], target: Any = None, **fields: Any) -> Json:
+        """Submit a job; `fields` are the other fields of its request: dataset, method, head, finetune, seed, ...
+
+        Without `target` one of them says how far to go: `targets` or `max_accuracy_drop`.
+        """
         return self._wire.json("POST", "/v1/jobs", json=_job_request(model, target, fields))
 
-    def estimate(self, *, model: str | Mapping[str, Any], target: Any, **fields: Any) -> Json:
+    def estimate(self, *, model: str | Mapping[str, Any], target: Any = None, **fields: Any) -> Json:
         """What a job would reach and refuse, without running it."""
         return self._wire.json("POST", "/v1/jobs/estimate", json=_job_request(model, target, fields))
 
@@ -289,7 +292,7 @@ def _rewound(file: IO[bytes]) -> IO[bytes]:
 
 
 def _job_request(model: str | Mapping[str, Any], target: Any, fields: Mapping[str, Any]) -> Json:
-    request = {"model": _identifier(model), "target": target, **fields}
+    request = {"model": _identifier(model), **({} if target is None else {"target": target}), **fields}
     if isinstance(request.get("dataset"), Mapping):
         request["dataset"] = _identifier(request["dataset"])
     return json.loads(json.dumps(request))  # type: ignore[no-any-return]  # what is no JSON fails here, at its cause

@@ -184,6 +184,31 @@ def test_the_report_is_downloaded_by_its_name(client: Client, served: Served, tm
     assert (done.exit_code, (tmp_path / "page.html").read_bytes()) == (0, b"<!doctype html>")
 
 
+def test_a_job_is_submitted_by_command_without_a_target(served: Served, tmp_path: Path) -> None:
+    """An allowed drop of accuracy is enough, and what the outputs mean goes with it; the network is fetched."""
+    analysed_model(served.services, ONNX)
+    network, smaller = tmp_path / "net.onnx", tmp_path / "smaller.onnx"
+    network.write_bytes(ONNX)
+    asked: list[dict[str, Any]] = []
+
+    def work() -> None:
+        while (claimed := served.services.attempts.claim("worker-1", ["cpu"])) is None:
+            time.sleep(0.05)
+        asked.append(dict(claimed.spec))
+        left = [artifact(served.services, CONTENT)]
+        served.services.attempts.finish(claimed.job_id, claimed.epoch, RESULT, artifacts=left)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    options = ["--max-accuracy-drop", "0.02", "--head", "classifier", "-o", str(smaller), "--url", served.url]
+    done = CliRunner().invoke(main, ["prune", str(network), *options])
+    worker.join(20)
+
+    assert done.exit_code == 0, done.output
+    assert smaller.read_bytes() == CONTENT
+    assert (asked[0]["head"], asked[0]["max_accuracy_drop"]) == ("classifier", 0.02)
+
+
 def test_a_damaged_download_is_refused_and_removed(client: Client, served: Served, tmp_path: Path) -> None:
     """Bytes that are not those of the digest never get the name that was asked for."""
     identifier = finished(served)
