@@ -26,8 +26,11 @@ from workers.pruning.types import Budget, Json, Keep, LatencyBudget, LatencyLimi
 
 CORRECTIONS: Final = 3  # of the first plan
 SAFE_CORRECTIONS: Final = 3  # more, each further below, where no plan held the target
+RESCUES: Final = 4  # more still, each far below
+_REPLANS: Final = 40  # plans in all, those that were measured before among them
 _AIM: Final = 0.975  # of the target: the middle of the window
 _SAFER: Final = 0.95  # of the aim, each time that no plan held
+_RESCUE: Final = 0.85  # the same, where that did not help
 _ORIGINAL: Final = "original"
 _PLAN: Final = "plan"
 _LEAST: Final = 1e-4  # of a limit; what a plan must move to be another one
@@ -97,24 +100,26 @@ def _search(task: Task, plan: Plan) -> Settled:
     pursuits = [_started(task, budget) for budget in task.latency_budgets]
     tries: list[_Try] = []
     aim = _AIM
-    for number in range(1 + CORRECTIONS + SAFE_CORRECTIONS):
-        task.run.report(Phase.ALLOCATE, min(1.0, number / (1 + CORRECTIONS)), "widths for the latency")
+    for _ in range(_REPLANS):
+        task.run.report(Phase.ALLOCATE, min(1.0, len(tries) / (1 + CORRECTIONS)), "widths for the latency")
         keep = _planned(task, pursuits, plan, aim)
         kept = _kept(task, keep)
+        held = any(_held(one, pursuits) for one in tries)
         if any(one.kept == kept for one in tries):
-            if not any(_held(one, pursuits) for one in tries):
+            if not held:
                 aim *= _SAFER
             elif not _refined(task, pursuits):
                 break
             continue
         one = _measured(task, pursuits, keep, kept)
         tries.append(one)
+        held = held or _held(one, pursuits)
         if _held(one, pursuits) and any(pursuit.near(one.measured_ms[pursuit.device]) for pursuit in pursuits):
             break
+        if (held and len(tries) > CORRECTIONS) or len(tries) > CORRECTIONS + SAFE_CORRECTIONS + RESCUES:
+            break
         if len(tries) > CORRECTIONS:
-            if any(_held(one, pursuits) for one in tries):
-                break
-            aim *= _SAFER
+            aim *= _SAFER if len(tries) <= CORRECTIONS + SAFE_CORRECTIONS else _RESCUE
     chosen = _best(task, pursuits, tries)
     return Settled(
         keep=chosen.keep, facts={pursuit.device: _facts(task, pursuit, chosen, tries) for pursuit in pursuits}
@@ -170,8 +175,7 @@ def _reached(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) ->
     except TargetUnreachable:
         pass
     floors = smallest(task.cost_model, task.min_keep)
-    content = _content(task, _floor_keep(task, floors))
-    found = {one.device: _compared(task, one, content) for one in pursuits}
+    found = _smallest_measured(task, pursuits)
     missed = [one for one in pursuits if not one.holds(found[one.device])]
     if missed:
         raise TargetUnreachable(
@@ -185,6 +189,12 @@ def _reached(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) ->
         pursuit.model.observe("smallest", floors, found[pursuit.device])
         pursuit.factor = found[pursuit.device] / pursuit.model.predict(floors)
     return plan([pursuit.limit(1.0 + _LEAST, task.round_to) for pursuit in pursuits])
+
+
+def _smallest_measured(task: Task, pursuits: Sequence[Pursuit]) -> dict[str, float]:
+    """What the network takes on each device with every group at its floor."""
+    content = _content(task, _floor_keep(task, smallest(task.cost_model, task.min_keep)))
+    return {one.device: _compared(task, one, content) for one in pursuits}
 
 
 def _share(ms: float, of: float) -> str:
@@ -249,11 +259,15 @@ def _best(task: Task, pursuits: Sequence[Pursuit], tries: Sequence[_Try]) -> _Tr
     held = [one for one in tries if _held(one, pursuits)]
     if held:
         return max(held, key=slowness)
+    smallest_ms = _smallest_measured(task, pursuits)
     nearest = min(tries, key=slowness)
     raise TargetUnreachable(
         f"None of {len(tries)} plans held the latency when it was measured",
         where=", ".join(pursuit.device for pursuit in pursuits),
-        actual="smallest measured " + ", ".join(f"{nearest.measured_ms[p.device]:.4g} ms" for p in pursuits),
+        actual=", ".join(
+            f"nearest {nearest.measured_ms[p.device]:.4g} ms, smallest network {smallest_ms[p.device]:.4g} ms"
+            for p in pursuits
+        ),
         allowed=", ".join(f"{pursuit.limit_ms:.4g} ms" for pursuit in pursuits),
         advice=f"Ask for more, or lower min_keep (now {task.min_keep:g}).",
     )
