@@ -17,7 +17,7 @@ from workers.pruning.methods.shrinking import Schedule, held_terms, positions, r
 from workers.pruning.methods.task import Outcome, Stage, Task
 from workers.pruning.scores.collect import Edit, find_sites
 from workers.pruning.scores.running import RunningScores
-from workers.pruning.surgery.check import check
+from workers.pruning.surgery.check import largest_difference
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.mask import mask
 from workers.pruning.training import batch_size
@@ -166,7 +166,7 @@ class _Dynamic:
         return Outcome(
             graph=final,
             keep=keep,
-            masked_vs_cut=check(masked, smaller, seed=task.run.seed),
+            masked_vs_cut=largest_difference(masked, smaller, seed=task.run.seed),
             stages=(Stage(name="trained", evaluation=evaluation),),
             finetuned=Finetuned(
                 graph=final, curve=curve, recipe=trainer.recipe, loss_before=loss_before, loss_after=loss_after

@@ -22,7 +22,7 @@ from workers.pruning.methods.subproblems import (
     score,
 )
 from workers.pruning.methods.task import Outcome, Task
-from workers.pruning.surgery.check import check
+from workers.pruning.surgery.check import largest_difference
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.mask import mask
 from workers.pruning.types import Json, Phase
@@ -121,7 +121,7 @@ def _cut(task: Task, setting: Setting, best: Feasible) -> Chosen:
     """The hard prune: the units are cut out, and the BatchNormalization that was put back is folded."""
     task.run.report(Phase.CUT, 0.0)
     smaller = cut(best.graph, setting.grouping, best.keep)
-    difference = check(mask(best.graph, setting.grouping, best.keep), smaller, seed=task.run.seed)
+    difference = largest_difference(mask(best.graph, setting.grouping, best.keep), smaller, seed=task.run.seed)
     return Chosen(keep=best.keep, graph=renormalise.fold(smaller), masked_vs_cut=difference)
 
 

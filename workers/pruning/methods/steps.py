@@ -19,7 +19,7 @@ from workers.pruning.graph import load, renormalise, save
 from workers.pruning.graph.rebase import rebase, to_rebase
 from workers.pruning.methods import latency_loop
 from workers.pruning.methods.task import Outcome, Stage, Task
-from workers.pruning.surgery.check import check
+from workers.pruning.surgery.check import largest_difference
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.mask import mask
 from workers.pruning.training.evaluate import evaluate
@@ -100,7 +100,7 @@ def choose(task: Task, scores: Scores, alpha: float) -> Chosen:
     run.report(Phase.CUT, 0.0)
     smaller = cut(task.graph, task.grouping, keep)
     run.report(Phase.CUT, 0.5, "comparing the cut with the masked network")
-    difference = check(mask(task.graph, task.grouping, keep), smaller, seed=run.seed)
+    difference = largest_difference(mask(task.graph, task.grouping, keep), smaller, seed=run.seed)
     return Chosen(keep=keep, graph=smaller, masked_vs_cut=difference, facts=facts)
 
 

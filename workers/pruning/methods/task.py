@@ -48,7 +48,7 @@ class Outcome:
 
     graph: ir.Model
     keep: Keep
-    masked_vs_cut: float  # largest relative difference
+    masked_vs_cut: float  # largest absolute difference of an output
     stages: tuple[Stage, ...]
     finetuned: Finetuned | None
     score_source: str

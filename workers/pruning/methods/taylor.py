@@ -21,7 +21,7 @@ from workers.pruning.methods.rounds import ACCURACY, FLOOR, RANK_FIRST, Course, 
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.methods.transfer import Transfer
 from workers.pruning.scores import taylor as ranking
-from workers.pruning.surgery.check import check
+from workers.pruning.surgery.check import largest_difference
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.graft import graft, narrowed
 from workers.pruning.surgery.mask import mask
@@ -325,7 +325,7 @@ def _finished(task: Task, options: Options, data: Divided, course: Course[Slimme
     """Cut, check, and fine-tune the last accepted network."""
     state = course.state
     smaller = cut(state.graph, task.grouping, state.keep)
-    difference = check(mask(state.graph, task.grouping, state.keep), smaller, seed=task.run.seed)
+    difference = largest_difference(mask(state.graph, task.grouping, state.keep), smaller, seed=task.run.seed)
     stages = [steps.stage(task, "rounds", smaller, Phase.CUT)]
     batches = steps.calibration_batches(task, steps.CALIBRATION_SAMPLES)
     final, finetuned = steps.train(task, smaller, batches)

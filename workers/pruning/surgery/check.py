@@ -17,11 +17,12 @@ TOLERANCE = 1e-4  # relative to the largest output of the masked network; sums i
 HALF_TOLERANCE = 2e-2  # the same for float16, whose own rounding is 5e-4 a step
 LARGE_BYTES = 1 << 28  # weights above which fewer inputs are tried, so that the check stays a matter of seconds
 _LARGE_NUM_INPUTS = 2
+_NUM_INPUTS = 8
 _SATURATING = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 _OPEN_AXIS = 64  # length given to axes other than the batch that the file leaves open
 
 
-def check(masked: ir.Model, cut: ir.Model, *, seed: int, num_inputs: int = 8) -> float:
+def check(masked: ir.Model, cut: ir.Model, *, seed: int, num_inputs: int = _NUM_INPUTS) -> float:
     """Run both networks in ONNX Runtime without graph optimisation; give the largest relative difference.
 
     Half of the inputs are fed as one batch where the batch is open, so that constants that forgot the batch show.
@@ -37,6 +38,20 @@ def check(masked: ir.Model, cut: ir.Model, *, seed: int, num_inputs: int = 8) ->
         SurgeryCheckFailed: the difference exceeds 1e-4 (2e-2 for float16), shapes differ, or only one of them runs.
         InvalidGraph: ONNX Runtime runs neither.
     """
+    return _compared(masked, cut, seed, num_inputs)[0]
+
+
+def largest_difference(masked: ir.Model, cut: ir.Model, *, seed: int) -> float:
+    """Check, and give the largest absolute difference, in the units of the outputs; see `check`.
+
+    Raises:
+        SurgeryCheckFailed: as `check`.
+    """
+    return _compared(masked, cut, seed, _NUM_INPUTS)[1]
+
+
+def _compared(masked: ir.Model, cut: ir.Model, seed: int, num_inputs: int) -> tuple[float, float]:
+    """The largest relative and the largest absolute difference."""
     masked, cut = _unsaturated(masked), _unsaturated(cut)
     rng = np.random.default_rng([seed, 0])
     batches, expected = _reference(masked, rng, num_inputs)
@@ -44,12 +59,13 @@ def check(masked: ir.Model, cut: ir.Model, *, seed: int, num_inputs: int = 8) ->
         found = _outputs(cut, batches)
     except InvalidGraph as error:
         raise SurgeryCheckFailed("The cut network does not run", actual=str(error)) from error
-    worst = 0.0
+    relative, absolute = 0.0, 0.0
     for index, spec in enumerate(cut.graph.outputs):
         scale = max(_largest(wanted[index]) for wanted in expected) or 1.0
         for wanted, given in zip(expected, found, strict=True):
-            worst = max(worst, _difference(spec.name or "", wanted[index], given[index], scale))
-    return worst
+            found_here = _difference(spec.name or "", wanted[index], given[index], scale)
+            relative, absolute = max(relative, found_here), max(absolute, found_here * scale)
+    return relative, absolute
 
 
 def _largest(array: AnyArray) -> float:
