@@ -234,6 +234,7 @@ class LatencyLimit:
     limit_ms: float
     layers: tuple[TimedLayer, ...]
     steps: tuple[int, ...]  # units that each group best gives up at a time on this device
+    finer: bool = True  # whether halves and quarters of these steps are planned with as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

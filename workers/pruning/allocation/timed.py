@@ -45,7 +45,11 @@ def allocate_timed(
     reaching = list(_reaching(model, budgets, limits, min_keep))
     if not reaching:
         raise _unreachable(model, limits, min_keep)
-    finer = [steps for steps in reaching[1:_GRAINS] if max(steps) >= _FINEST] if alpha else []
+    finer = (
+        [steps for steps in reaching[1:_GRAINS] if max(steps) >= _FINEST]
+        if alpha and all(one.finer for one in limits)
+        else []
+    )
     plans = [
         _with_steps(scores, grouping, model, budgets, limits, steps=steps, alpha=alpha, min_keep=min_keep)
         for steps in (reaching[0], *finer)

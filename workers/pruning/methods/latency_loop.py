@@ -213,6 +213,8 @@ def _measured(task: Task, pursuits: Sequence[Pursuit], keep: Keep, kept: tuple[i
     found = {}
     for pursuit in pursuits:
         task.run.report(Phase.MEASURE, 0.5, f"plan on {pursuit.device}")
+        if not pursuit.plans:
+            pursuit.settle_steps(kept, task.cost_model.widths, task.round_to)
         found[pursuit.device] = _compared(task, pursuit, content)
         pursuit.heard(kept, found[pursuit.device])
     return _Try(keep=keep, kept=kept, measured_ms=found)

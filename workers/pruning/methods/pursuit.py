@@ -37,8 +37,19 @@ class Pursuit:
             device=self.device,
             limit_ms=limit_ms,
             layers=self.model.timed_layers(limit_ms),
-            steps=tuple(max(1, step // self.fineness) for step in self.model.group_steps(round_to)),
+            steps=self._steps(round_to),
+            finer=not self.plans,
         )
+
+    def settle_steps(self, kept: tuple[int, ...], widths: tuple[int, ...], round_to: int | None) -> None:
+        """Go on in the steps that the first plan went in: what was measured in others says little of these."""
+        while max(steps := self._steps(round_to), default=1) > 1 and any(
+            left % step and left != width for left, width, step in zip(kept, widths, steps, strict=True)
+        ):
+            self.fineness *= 2
+
+    def _steps(self, round_to: int | None) -> tuple[int, ...]:
+        return tuple(max(1, step // self.fineness) for step in self.model.group_steps(round_to))
 
     def heard(self, kept: tuple[int, ...], measured_ms: float) -> None:
         """Learn from a measured plan."""
