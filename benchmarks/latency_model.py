@@ -158,7 +158,7 @@ def _print_steps(subjects: Sequence[Subject], seconds: float) -> None:
         timed = measure({ORIGINAL: SUBJECTS[subject.name](), **contents}, budget_seconds=seconds)
         compared = compare(timed[BY_EIGHT], timed[PLANNED])
         full = cost(subject.costs, subject.costs.widths).macs
-        shares = [cost(subject.costs, _kept(subject.grouping, keep)).macs / full for keep in keeps.values()]
+        shares = [cost(subject.costs, subject.grouping.widths(keep)).macs / full for keep in keeps.values()]
         interval = f"{compared.ratio.low:.3f} to {compared.ratio.high:.3f}"
         over = [undisturbed_ms(timed[name]) / undisturbed_ms(timed[ORIGINAL]) for name in keeps]
         held = "yes" if compared.ratio.low <= 1 else "no"
@@ -178,7 +178,7 @@ def _by_eight(subject: Subject) -> Keep:
 
 def _planned(subject: Subject) -> Keep:
     """At most the MACs and the predicted time of the widths by hand."""
-    by_hand = _kept(subject.grouping, _by_eight(subject))
+    by_hand = subject.grouping.widths(_by_eight(subject))
     budget = Budget(metric=Metric.MACS, limit=float(cost(subject.costs, by_hand).macs))
     subject.latency.time(by_hand)
     subject.latency.observe(ORIGINAL, subject.costs.widths, subject.measured[ORIGINAL])
@@ -191,10 +191,6 @@ def _planned(subject: Subject) -> Keep:
     )
     scores = magnitude(subject.graph, subject.grouping)
     return allocate(scores, subject.grouping, subject.costs, [budget], alpha=1.0, limits=[limit])
-
-
-def _kept(grouping: Grouping, keep: Keep) -> list[int]:
-    return [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from typing import BinaryIO, Final
 from workers.pruning.types import Json
 
 NETWORK: Final = "network.onnx"
-COMPANION_SUFFIX: Final = ".data"  # of the file beside a network that holds its external weights
 DATASET: Final = "dataset"
 SPEC: Final = "spec.json"
 CHECKPOINTS: Final = "checkpoints"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.attempt import Order, follow_parent, line_writer, perform
-from workers.folders import COMPANION_SUFFIX
+from workers.pruning.graph.split import companion_of
 from workers.sandbox import Limits
 
 
@@ -32,15 +32,9 @@ def order_of(written: dict[str, Any], out: Path, scratch: Path) -> Order:
         dataset=dataset,
         out=out,
         checkpoints=scratch,
-        read=tuple(path for path in (network, _beside(network), dataset) if path is not None),
+        read=tuple(path for path in (network, network and companion_of(network), dataset) if path is not None),
         write=(out,),
     )
-
-
-def _beside(network: Path | None) -> Path | None:
-    """Give the file that holds the network's external weights, if there is one."""
-    companion = network and network.with_name(network.name + COMPANION_SUFFIX)
-    return companion if companion and companion.exists() else None
 
 
 def main() -> int:

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.pruning.graph.external import companion_of, content_of
-from workers.pruning.graph.split import COMPANION_SUFFIX, LARGEST_MESSAGE, write_split
+from workers.pruning.graph.external import content_of
+from workers.pruning.graph.split import LARGEST_MESSAGE, companion_of, write_split
 from workers.pruning.types import Json
 
 
@@ -48,7 +48,7 @@ def ship(content: bytes, path: Path, *, apart: bool) -> dict[str, Json]:
         "sha256": _digest(network),
         "size_bytes": network.stat().st_size + companion.stat().st_size,
         "external_data": {
-            "file": path.name + COMPANION_SUFFIX,
+            "file": companion.name,
             "sha256": _digest(companion),
             "size_bytes": companion.stat().st_size,
         },

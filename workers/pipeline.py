@@ -70,7 +70,8 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     times = PhaseTimes(report=run.report, clock=run.clock)
     run = replace(run, report=times)
     source = Source.of(network)
-    task = prepare(spec, network, dataset, run)
+    # Weights that lie beside the network are in its content already; a single file is mapped rather than copied.
+    task = prepare(spec, network if source.companion_sha256 is None else source.content, dataset, run)
     out.mkdir(parents=True, exist_ok=True)
     before = _original(task)
     times.lap()
@@ -114,7 +115,7 @@ def _write_reports(stated: Mapping[str, Json], out: Path) -> None:
     (out / PAGE_NAME).write_text(render(stated), "utf-8")
 
 
-def prepare(spec: PruneSpec, network: Path, dataset: Path | None, run: Run) -> Task:
+def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: Run) -> Task:
     """Load and group the network and open the data; refuses what cannot be reached before any costly work.
 
     Raises:

@@ -28,12 +28,13 @@ from workers import host
 from workers.asking import Asking
 from workers.child import start
 from workers.clocks import asked_devices, clocks
-from workers.folders import CHECKPOINTS, COMPANION_SUFFIX, DATASET, NETWORK, SCRATCH, JobFolder, NotAPlainFile
+from workers.folders import CHECKPOINTS, DATASET, NETWORK, SCRATCH, JobFolder, NotAPlainFile
 from workers.lease import Lease
 from workers.local_device import LocalDevice, beside
 from workers.local_timer import LocalTimer
 from workers.outcome import measurements, problem, problem_of_death, problem_of_event, shown, store_artifacts
 from workers.presence import Presence
+from workers.pruning.graph.split import place_beside
 from workers.sandbox import Limits, child_environment
 from workers.tending import End, Ending, Tending
 
@@ -103,7 +104,7 @@ class Supervisor:
             if source is not None:
                 store.fetch(source.sha256, folder.path / name)
                 if source.external_data is not None:
-                    store.fetch(source.external_data, folder.path / f"{name}{COMPANION_SUFFIX}")
+                    store.fetch(source.external_data, place_beside(folder.path / name))
         for file in claimed.checkpoints:
             try:
                 store.fetch(file.sha256, folder.path / CHECKPOINTS / Path(file.name).name)

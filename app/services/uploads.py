@@ -92,14 +92,12 @@ class Uploads:
 
         `external_data` is the companion that holds its weights; the same network with another one is another model.
         """
-        content = {"sha256": blob.digest, "size_bytes": blob.size_bytes}
-        if external_data is not None:
-            content |= {
-                "external_data_sha256": external_data.digest,
-                "external_data_bytes": external_data.size_bytes,
-            }
-        else:
-            content |= {"external_data_sha256": "", "external_data_bytes": 0}
+        content = {
+            "sha256": blob.digest,
+            "size_bytes": blob.size_bytes,
+            "external_data_sha256": "" if external_data is None else external_data.digest,
+            "external_data_bytes": 0 if external_data is None else external_data.size_bytes,
+        }
         return self._register(NetworkRow, tenant, content, announced, ticket)
 
     def register_dataset(

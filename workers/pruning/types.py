@@ -120,6 +120,10 @@ class Grouping:
         """Axes of a value and the units on them; an axis on which heads and positions inside them lie comes twice."""
         return (*self.value_axes.get(value, {}).items(), *self.head_axes.get(value, {}).items())
 
+    def widths(self, keep: "Keep") -> tuple[int, ...]:
+        """Units that each group keeps."""
+        return tuple(int(keep.mask[group.start : group.stop].sum()) for group in self.groups)
+
     def kept(self, value: str, axis: int, keep: "Keep") -> BoolArray | None:
         """Which positions along an axis of a value stay; None where no units lie on it."""
         stays: BoolArray | None = None

@@ -93,7 +93,7 @@ def _kept(grouping: Grouping, queues: Sequence[Queue], removed: Sequence[int], b
 
 def _unused(keep: Keep, grouping: Grouping, model: CostModel, budgets: Sequence[Budget]) -> float:
     """What a choice leaves of the budget that it uses most, as a share of the whole network's figure."""
-    now = cost(model, [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups])
+    now = cost(model, grouping.widths(keep))
     full = cost(model, model.widths)
     return min(
         (

@@ -54,16 +54,13 @@ def allocate_timed(
         _with_steps(scores, grouping, model, budgets, limits, steps=steps, alpha=alpha, min_keep=min_keep)
         for steps in (reaching[0], *finer)
     ]
-    held = [
-        keep for keep in plans if _within(keep, grouping, model, budgets, limits)
-    ]  # blocks within a stair save none
+    # Blocks within a stair save no time, so plans in finer steps may end above a limit.
+    held = [keep for keep in plans if _hold(model, grouping.widths(keep), budgets, limits)]
     return max(held or plans[:1], key=lambda keep: float(scores.values[keep.mask].sum()))
 
 
-def _within(
-    keep: Keep, grouping: Grouping, model: CostModel, budgets: Sequence[Budget], limits: Sequence[LatencyLimit]
-) -> bool:
-    kept = [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups]
+def _hold(model: CostModel, kept: Sequence[int], budgets: Sequence[Budget], limits: Sequence[LatencyLimit]) -> bool:
+    """Whether these widths are within every budget and every limit, as predicted."""
     return holds(cost(model, kept), budgets) and all(predicted(one, kept) <= one.limit_ms for one in limits)
 
 
@@ -112,7 +109,7 @@ def _reaching(
     now = [1 if group in model.single else max(steps) for group, steps in enumerate(liked)]
     while True:
         floors = [floor_of(width, min_keep, step) for width, step in zip(model.widths, now, strict=True)]
-        if holds(cost(model, floors), budgets) and all(predicted(one, floors) <= one.limit_ms for one in limits):
+        if _hold(model, floors, budgets, limits):
             yield now
         if max(now, default=1) == 1:
             return

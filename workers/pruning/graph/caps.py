@@ -40,13 +40,8 @@ def check_file_size(num_bytes: int, caps: Caps) -> None:
     Raises:
         GraphTooLarge: the file is larger than the cap.
     """
-    if num_bytes > caps.file_bytes:
-        raise GraphTooLarge(
-            "The file is too large",
-            actual=f"{num_bytes:,} bytes",
-            allowed=f"{caps.file_bytes:,} bytes",
-            advice="Save it with external data in one file, and upload that as the part `external_data`.",
-        )
+    advice = "Save it with external data in one file, and upload that as the part `external_data`."
+    _check_bytes("The file is too large", num_bytes, caps.file_bytes, advice)
 
 
 def check_content_size(num_bytes: int, caps: Caps) -> None:
@@ -55,13 +50,12 @@ def check_content_size(num_bytes: int, caps: Caps) -> None:
     Raises:
         GraphTooLarge: the network is larger than the cap.
     """
-    if num_bytes > caps.content_bytes:
-        raise GraphTooLarge(
-            "The network is too large",
-            actual=f"{num_bytes:,} bytes",
-            allowed=f"{caps.content_bytes:,} bytes",
-            advice="Prune a smaller network.",
-        )
+    _check_bytes("The network is too large", num_bytes, caps.content_bytes, "Prune a smaller network.")
+
+
+def _check_bytes(what: str, actual: int, allowed: int, advice: str) -> None:
+    if actual > allowed:
+        raise GraphTooLarge(what, actual=f"{actual:,} bytes", allowed=f"{allowed:,} bytes", advice=advice)
 
 
 def check_static(proto: onnx.ModelProto, caps: Caps) -> None:

@@ -19,16 +19,10 @@ import onnx_ir as ir
 
 from workers.pruning.errors import ExternalData
 from workers.pruning.graph.save import assembled
-from workers.pruning.graph.split import COMPANION_SUFFIX
+from workers.pruning.graph.split import companion_of
 
 _KNOWN_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
 _ONE_FILE: Final = "Save with onnx.save_model(..., save_as_external_data=True, all_tensors_to_one_file=True)."
-
-
-def companion_of(network: Path) -> Path | None:
-    """Give the file beside a network that holds its weights, if there is one: the same name and `.data` behind."""
-    beside = network.with_name(network.name + COMPANION_SUFFIX)
-    return beside if beside.exists() else None
 
 
 def content_of(network: Path) -> bytes:

@@ -19,10 +19,11 @@ from workers.pruning.graph.caps import (
     check_file_size,
     check_static,
 )
-from workers.pruning.graph.external import companion_of, content_of
+from workers.pruning.graph.external import content_of
 from workers.pruning.graph.finite import check_finite
 from workers.pruning.graph.recognise import refuse_other_formats
 from workers.pruning.graph.simplify import simplify
+from workers.pruning.graph.split import companion_of
 from workers.pruning.graph.text import check_text
 from workers.pruning.graph.wire import Span, skeleton
 from workers.pruning.types import TensorSpec

@@ -13,7 +13,7 @@ from typing import Final
 from workers.pruning.graph.wire import Span, reference, skeleton
 
 LARGEST_MESSAGE: Final = (1 << 31) - 1  # bytes of one protobuf message
-COMPANION_SUFFIX: Final = ".data"
+_COMPANION_SUFFIX: Final = ".data"
 _ALIGNMENT_BYTES: Final = 4096  # of a weight in its file, so that it can be mapped
 
 
@@ -23,6 +23,17 @@ class Split:
 
     network: bytes
     weights: tuple[memoryview, ...]  # one after the other the file beside; padding included
+
+
+def place_beside(network: Path) -> Path:
+    """Give where the large weights of a network lie: the same name and `.data` behind."""
+    return network.with_name(network.name + _COMPANION_SUFFIX)
+
+
+def companion_of(network: Path) -> Path | None:
+    """Give the file beside a network that holds its weights, if there is one."""
+    beside = place_beside(network)
+    return beside if beside.exists() else None
 
 
 def split(content: bytes, location: str) -> Split:
@@ -45,7 +56,7 @@ def split(content: bytes, location: str) -> Split:
 
 def write_split(content: bytes, path: Path) -> tuple[Path, Path]:
     """Write a network to `path` and its large weights to the file beside; gives both."""
-    beside = path.with_name(path.name + COMPANION_SUFFIX)
+    beside = place_beside(path)
     parts = split(content, beside.name)
     path.write_bytes(parts.network)
     with beside.open("wb") as file:

@@ -13,7 +13,7 @@ from workers.pruning.graph import renormalise
 from workers.pruning.groups.cost_model import activation_elements
 from workers.pruning.methods.marginal import RankBy, rules, shrunk
 from workers.pruning.methods.regime import require_training, training_recipe
-from workers.pruning.methods.shrinking import Schedule, held_terms, positions, relative, trainable, widths
+from workers.pruning.methods.shrinking import Schedule, held_terms, positions, relative, trainable
 from workers.pruning.methods.task import Outcome, Stage, Task
 from workers.pruning.scores.collect import Edit, find_sites
 from workers.pruning.scores.running import RunningScores
@@ -236,7 +236,7 @@ class _Dynamic:
         held = held_terms(
             self._task.cost_model.params,
             self._elements,
-            widths(self._grouping, state.keep),
+            self._grouping.widths(state.keep),
             sample_bytes=self._memory.sample_bytes,
             num_samples=trainer.progress.batch_size,
         )
@@ -279,7 +279,7 @@ class _Dynamic:
 
     def _note_point(self, *, removed: int) -> None:
         """One point of the curves of size, memory and batch."""
-        kept = cost_at(self._task.cost_model, widths(self._grouping, self._state.keep))
+        kept = cost_at(self._task.cost_model, self._grouping.widths(self._state.keep))
         progress = self._trainer.progress
         self._state.points.append(
             {

@@ -103,7 +103,7 @@ def _search(task: Task, plan: Plan) -> Settled:
     for _ in range(_REPLANS):
         task.run.report(Phase.ALLOCATE, min(1.0, len(tries) / (1 + CORRECTIONS)), "widths for the latency")
         keep = _planned(task, pursuits, plan, aim)
-        kept = _kept(task, keep)
+        kept = task.grouping.widths(keep)
         held = any(_held(one, pursuits) for one in tries)
         if any(one.kept == kept for one in tries):
             if not held:
@@ -162,7 +162,7 @@ def _planned(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) ->
     """Plan, have the rows of the plan timed, and plan again if there were new ones."""
     for _ in range(2):
         keep = _reached(task, pursuits, plan, aim)
-        asked = [pursuit.model.time(_kept(task, keep)) for pursuit in pursuits]
+        asked = [pursuit.model.time(task.grouping.widths(keep)) for pursuit in pursuits]
         if not any(asked):
             break
     return keep
@@ -238,10 +238,6 @@ def _content(task: Task, keep: Keep | None) -> bytes:
     """The file that the device runs, with the upload's own batch axis."""
     graph = task.graph if keep is None else cut(task.graph, task.grouping, keep)
     return to_bytes(close_batch(graph, task.uploaded))
-
-
-def _kept(task: Task, keep: Keep) -> tuple[int, ...]:
-    return tuple(int(keep.mask[group.start : group.stop].sum()) for group in task.grouping.groups)
 
 
 def _held(one: _Try, pursuits: Sequence[Pursuit]) -> bool:

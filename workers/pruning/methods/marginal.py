@@ -96,7 +96,7 @@ class _Event:
     ) -> None:
         self._rules, self._keep, self._scores, self._last = rules, keep, scores, last
         groups = rules.grouping.groups
-        self._kept = [int(keep.mask[group.start : group.stop].sum()) for group in groups]
+        self._kept = list(rules.grouping.widths(keep))
         self._orders = [_order(keep, scores, group.start, group.stop) for group in groups]
         self._least = [self._floor(number) for number in range(len(groups))]
         self._now = self._ledger(rules.model, budgets)

@@ -112,11 +112,6 @@ def held_terms(
         yield replace(term, coefficient=each * term.coefficient)
 
 
-def widths(grouping: Grouping, keep: Keep) -> tuple[int, ...]:
-    """Units that each group keeps."""
-    return tuple(int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups)
-
-
 def positions(site: Site, keep: Keep) -> Site:
     """A reading of units as it is after a cut."""
     stays = np.ones(len(site.units), np.bool_)

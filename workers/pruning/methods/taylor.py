@@ -223,8 +223,8 @@ def _rounds(task: Task, options: Options, data: Divided) -> Course[Slimmed]:
     rule = Rule(
         advance=partial(_advanced, task, options, data),
         accuracy=partial(_accuracy, task, data),
-        meets_target=lambda state: holds(cost(task.cost_model, _widths(task, state)), task.budgets),
-        size=lambda state: (int(state.keep.mask.sum()), cost(task.cost_model, _widths(task, state)).macs),
+        meets_target=lambda state: holds(cost(task.cost_model, task.grouping.widths(state.keep)), task.budgets),
+        size=lambda state: (int(state.keep.mask.sum()), cost(task.cost_model, task.grouping.widths(state.keep)).macs),
         base=_accuracy(task, data, everything),
         max_drop=options.max_accuracy_drop,
     )
@@ -283,7 +283,7 @@ def _in_round(task: Task, options: Options, data: Divided, state: Slimmed, numbe
 
 def _done(task: Task, state: Slimmed) -> float:
     """How much of the way from the full cost to the target is behind: that of the budget that is furthest off."""
-    full, now = cost(task.cost_model, task.cost_model.widths), cost(task.cost_model, _widths(task, state))
+    full, now = cost(task.cost_model, task.cost_model.widths), cost(task.cost_model, task.grouping.widths(state.keep))
     ways = [
         (figure(full, budget.metric) - figure(now, budget.metric)) / (figure(full, budget.metric) - budget.limit)
         for budget in task.budgets
@@ -369,8 +369,3 @@ def _stop_in_words(course: Course[Slimmed], options: Options) -> tuple[str, ...]
     if course.stopped_by == FLOOR:
         return ("Pruning stopped before the target: no more channels may go.",)
     return ()
-
-
-def _widths(task: Task, state: Slimmed) -> tuple[int, ...]:
-    groups = task.grouping.groups
-    return tuple(int(state.keep.mask[group.start : group.stop].sum()) for group in groups)

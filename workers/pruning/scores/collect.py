@@ -80,12 +80,7 @@ def gate_edits(sites: Sequence[Site], gates: torch.Tensor) -> dict[tuple[str, in
     Shapes: gates (batch, num_units); a site whose batch axis holds several rows of each sample repeats its gates.
     """
     padded = torch.cat([gates, torch.ones_like(gates[:, :1])], dim=1)  # the last column serves frozen positions
-    edits: dict[tuple[str, int], Edit] = {}
-    for site in sites:
-        edit = _edit(site, padded)
-        before = edits.get((site.node, site.index))
-        edits[site.node, site.index] = edit if before is None else _both(before, edit)
-    return edits
+    return _at_sites(sites, lambda site: _edit(site, padded))
 
 
 def gradient_edits(sites: Sequence[Site], gradients: torch.Tensor) -> dict[tuple[str, int], Edit]:
@@ -96,10 +91,14 @@ def gradient_edits(sites: Sequence[Site], gradients: torch.Tensor) -> dict[tuple
 
     Shapes: gradients (batch, num_units); a site whose batch axis holds several rows of each sample adds them.
     """
+    return _at_sites(sites, lambda site: _felt(site, gradients))
+
+
+def _at_sites(sites: Sequence[Site], edit_of: Callable[[Site], Edit]) -> dict[tuple[str, int], Edit]:
+    """One edit for each input of a node; several sites on one input follow each other."""
     edits: dict[tuple[str, int], Edit] = {}
     for site in sites:
-        edit = _felt(site, gradients)
-        before = edits.get((site.node, site.index))
+        edit, before = edit_of(site), edits.get((site.node, site.index))
         edits[site.node, site.index] = edit if before is None else _both(before, edit)
     return edits
 
