@@ -1,6 +1,5 @@
 """The allocator: budgets hold, floors hold, what goes is worth least."""
 
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.networks import graph
 from tests.torch_networks import exported
+from tests.work import calls
 from tests.workers.pruning.allocation.hand import chain, grouping
 from tests.workers.pruning.surgery.keeps import widths
 from workers.pruning.allocation.alignment import steps_for
@@ -225,14 +225,12 @@ def test_half_the_flops_of_real_networks(data_dir: Path, alpha: float) -> None:
             assert 0.48 <= cost(model, kept).macs / cost(model, model.widths).macs <= 0.5, path.name
 
 
-def test_ten_thousand_units_take_less_than_a_second() -> None:
-    """MobileNetV2 has 9,128 units; savings are updated, not recomputed."""
+def test_ten_thousand_units_cost_a_few_calls_each() -> None:
+    """MobileNetV2 has 9,128 units; savings are updated, not recomputed for each."""
     network = load(exported("mobilenetv2", "legacy", folded=True))
     groups = find(network)
     model = cost_model(network, groups)
     values = scores(np.random.default_rng(1).random(groups.num_units))
-    start = time.process_time()
-    allocate(values, groups, model, [macs(model, 0.1)], round_to=1)
 
     assert groups.num_units > 9000
-    assert time.process_time() - start < 1.0
+    assert calls(lambda: allocate(values, groups, model, [macs(model, 0.1)], round_to=1)) < 120 * groups.num_units
