@@ -13,6 +13,7 @@ import onnx_ir as ir
 from workers.pruning.errors import GraphTooLarge
 from workers.pruning.graph.arithmetic import EVALUATORS, MOVEMENT, Array, known, output_elements
 from workers.pruning.graph.caps import Caps
+from workers.pruning.graph.tables import is_turned_table
 from workers.pruning.graph.values import attribute, constant, initializer, integer
 
 STORED_AS: Final = "stored_as"  # of an initializer that a file holds in half precision behind a Cast: that type
@@ -31,7 +32,7 @@ def fold_constants(graph: ir.Model, caps: Caps) -> bool:
 
     Requires: nodes in topological order, unique names; shapes inferred as far as they can be.
     Ensures: the graph computes the same outputs; no node with only constant inputs is left among the operators that
-    arithmetic.py knows, but for those that give a graph output.
+    arithmetic.py knows, but for those that give a graph output, and tables that are turned for the last layer.
 
     Raises:
         GraphTooLarge: a folded constant, or all of them together, would exceed the caps; nothing is allocated for it.
@@ -53,7 +54,7 @@ class _Folder:
         self.changed = False
 
     def visit(self, node: ir.Node) -> None:
-        if node.domain not in {"", "ai.onnx"} or len(node.outputs) != 1:
+        if node.domain not in {"", "ai.onnx"} or len(node.outputs) != 1 or is_turned_table(node):
             return
         if node.op_type == "Reshape":
             self._settle_reshape(node)

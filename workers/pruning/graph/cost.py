@@ -9,6 +9,7 @@ import onnx_ir as ir
 from workers.pruning.errors import UnknownShape
 from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.shapes import Shapes, nominal_shapes
+from workers.pruning.graph.tables import is_turned_table
 from workers.pruning.graph.values import is_float
 from workers.pruning.types import Cost
 
@@ -70,7 +71,10 @@ def peak_activation_bytes(graph: ir.Model) -> int:
 
 
 def live_values(graph: ir.Model) -> list[tuple[ir.Value, ...]]:
-    """The tensors that are live while each node runs, in the order of the nodes."""
+    """The tensors that are live while each node runs, in the order of the nodes.
+
+    A table that is turned for the last layer is a weight in another order, which runtimes work out once: it is none.
+    """
     nodes = list(graph.graph)
     last = {value: number for number, node in enumerate(nodes) for value in node.inputs if value is not None}
     for value in graph.graph.outputs:
@@ -78,7 +82,7 @@ def live_values(graph: ir.Model) -> list[tuple[ir.Value, ...]]:
     live: dict[ir.Value, None] = dict.fromkeys(graph.graph.inputs)
     steps: list[tuple[ir.Value, ...]] = []
     for number, node in enumerate(nodes):
-        live.update(dict.fromkeys(node.outputs))
+        live.update(dict.fromkeys(() if is_turned_table(node) else node.outputs))
         steps.append(tuple(live))
         for used in (*node.inputs, *node.outputs):
             if used is not None and used in live and last.get(used, number) <= number:

@@ -2,7 +2,8 @@
 
 Exporters store equal tensors once, so that a Reshape target or the bias of one layer would change with that of another.
 A network that applies a layer several times (siamese branches, detector heads on several levels) means it: the layer is
-cut once, trained as one with the gradients of all its uses, and written once.
+cut once, trained as one with the gradients of all its uses, and written once. So does one that multiplies by the table
+which it also picks rows from, as language models do.
 """
 
 from collections import defaultdict
@@ -11,9 +12,11 @@ from typing import Final
 import onnx_ir as ir
 
 from workers.pruning.graph.caps import Caps, check_weight_total
+from workers.pruning.graph.tables import is_table, is_turned_table, picks_rows
 from workers.pruning.graph.values import constant, fresh_name, is_float, renamed
 
 _MATRICES: Final = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1)}
+_TABLES: Final = {"Einsum": (0, 1), "Gemm": (1,), "MatMul": (1,)}
 _ORIENTATION: Final = ("group", "transA", "transB", "alpha", "beta")
 _Use = tuple[ir.Node, int]
 
@@ -24,9 +27,9 @@ def unshare_initializers(graph: ir.Model, caps: Caps) -> None:
     The first reader keeps the name. Arrays are not copied in memory.
 
     Source: rule of ours. A matrix or kernel that several products of one kind read at the same input is one layer,
-    unless all of its numbers are equal, as before training. Other parameters are shared on purpose where the nodes that
-    read them are alike and stand at the same place behind such a layer, or behind nodes that do: its bias, the
-    normalisation or slope that follows it.
+    unless all of its numbers are equal, as before training. So is a table with all that picks rows from it, or
+    multiplies by it, turned or not. Other parameters are shared on purpose where the nodes that read them are alike and
+    stand at the same place behind such a layer, or behind nodes that do: its bias, the norm or slope behind it.
 
     Raises:
         GraphTooLarge: all copies together would exceed the cap.
@@ -58,6 +61,9 @@ class _Kinds:
         if matrix is not None:
             oriented = [repr(node.attributes[name].value) for name in _ORIENTATION if name in node.attributes]
             return node.op_type, matrix, node.inputs[matrix], *oriented
+        table = next((value for index, value in enumerate(node.inputs) if _reads_table(node, index)), None)
+        if table is not None:
+            return node.op_type, table
         read = [value for value in node.inputs if value is not None]
         stored = [value for value in read if value.is_initializer() and is_float(value) and _elements(value) > 1]
         producers = [value.producer() for value in read if not value.is_initializer()]
@@ -73,16 +79,31 @@ class _Kinds:
         for number, use in enumerate(value.uses()):
             kind = self._kind.get(use.node)
             apart = kind is None or not is_float(value) or _elements(value) == 1
-            together[number if apart else (kind, use.idx)].append((use.node, use.idx))
+            place = "table" if _reads_table(use.node, use.idx) else (kind, use.idx)
+            together[number if apart else place].append((use.node, use.idx))
         return list(together.values())
+
+
+def _reads_table(node: ir.Node, index: int) -> bool:
+    """Whether a node picks rows from a table that several nodes read, or multiplies by it."""
+    value = node.inputs[index]
+    if value is None or len(value.uses()) == 1 or not is_table(value) or not _differ(value):
+        return False
+    multiplied = not node.domain and index in _TABLES.get(node.op_type, ())
+    return multiplied or picks_rows(node, index) or is_turned_table(node)
 
 
 def _is_layer(node: ir.Node, index: int) -> bool:
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None or not value.is_initializer() or len(value.uses()) == 1 or not is_float(value):
         return False
+    return value.shape is not None and len(value.shape) > 1 and _differ(value)
+
+
+def _differ(value: ir.Value) -> bool:
+    """Whether an initializer holds different numbers."""
     array = constant(value)
-    return array is not None and array.ndim > 1 and not bool((array == array.flat[0]).all())
+    return array is not None and array.size > 0 and not bool((array == array.flat[0]).all())
 
 
 def _elements(value: ir.Value) -> int:

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.graph.tables import is_turned_table
 from workers.pruning.graph.values import constant, is_float
 from workers.pruning.types import AnyArray
 
@@ -23,6 +24,9 @@ PARAMETRIC: Final[Mapping[str, tuple[int, ...]]] = {
     "GroupNormalization": (1, 2),
     "RMSNormalization": (1,),
     "PRelu": (1,),
+    "RNN": (1, 2, 3),
+    "LSTM": (1, 2, 3, 7),
+    "GRU": (1, 2, 3),
 }
 _AFFINE: Final = frozenset({"Add", "Mul"})
 _TRANSPARENT: Final = _AFFINE | {"Reshape"}
@@ -83,6 +87,8 @@ def _is_trained(node: ir.Node, index: int) -> bool:
         return False
     if index in PARAMETRIC.get(node.op_type, ()):
         return True
+    if is_turned_table(node):
+        return all(_is_trained(use.node, use.idx) for use in node.outputs[0].uses())
     if node.op_type not in _AFFINE:
         return False
     other = node.inputs[1 - index]

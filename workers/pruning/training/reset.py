@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.graph.tables import picks_rows
 from workers.pruning.graph.values import attribute, constant
 from workers.pruning.graph.weights import is_parameter, replace_weights
 from workers.pruning.types import AnyArray, FloatArray
@@ -34,7 +35,7 @@ def reset(graph: ir.Model, seed: int) -> ir.Model:
         uses = list(value.uses())
         if array is None or not uses:
             continue
-        node, index = uses[0].node, uses[0].idx
+        node, index = next((use for use in uses if not picks_rows(use.node, use.idx)), uses[0])
         if is_parameter(value) or (node.op_type == "BatchNormalization" and index >= 3):
             fresh[name] = _drawn(node, index, array, rng)
     return replace_weights(graph, fresh)
@@ -57,6 +58,8 @@ def _num_inputs(node: ir.Node, shape: tuple[int, ...]) -> int:
         return prod(shape[1:])
     if node.op_type == "ConvTranspose":
         return shape[0] * prod(shape[2:])
+    if node.op_type == "Transpose":
+        return shape[1]
     if node.op_type == "Gemm":
         return shape[1] if attribute(node, "transB", 0) else shape[0]
     return shape[-2]

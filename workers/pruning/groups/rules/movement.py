@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.graph.tables import is_turned_table
 from workers.pruning.groups.labels import (
     UNKNOWN,
     Labels,
@@ -42,10 +43,18 @@ def _uniform(labels: Labels, shape: tuple[int, ...]) -> Labels:
 
 def transposed(state: Propagation, node: ir.Node) -> None:
     """Transpose."""
-    labels = operand(state, node, 0)
+    labels = _table(state, node) if is_turned_table(node) else operand(state, node, 0)
     listed = node.attributes.get("perm")
     order = list(range(labels.ndim))[::-1] if listed is None else [int(axis) for axis in listed.as_ints()]
     state.put(node, transpose(labels, order))
+
+
+def _table(state: Propagation, node: ir.Node) -> Labels:
+    """Labels of a table on its way to the last layer: one for each column, since any row may be picked elsewhere."""
+    value, shape = weight(node, 0)
+    made = state.ties.fresh(shape[1])
+    state.tag(node, value, 1, Role.THROUGH, made)
+    return along(made, 1, shape)
 
 
 def operand(state: Propagation, node: ir.Node, index: int) -> Labels:
