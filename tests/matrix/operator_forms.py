@@ -558,6 +558,6 @@ FORMS: dict[str, Form] = {
     "top k across": Form(body=_top, units=MIXING, named="TopK"),
     **{
         name.lower(): Form(body=_recurrent(name), axes=-3, units=MIXING, named=name)
-        for name in ("LSTM", "GRU")
+        for name in ("LSTM", "GRU", "RNN")
     },
 }  # fmt: skip

@@ -278,7 +278,7 @@ def test_what_cannot_be_run_is_named(body, named):
         GraphModule(load(model.SerializeToString()))
 
 
-@pytest.mark.parametrize("op_type", ["RNN", "If"])
+@pytest.mark.parametrize("op_type", ["If"])
 def test_recurrence_and_control_flow_are_refused_by_name(op_type):
     """They load, since they only freeze what they touch, but they cannot be scored or trained."""
     texts = {
