@@ -19,6 +19,7 @@ from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency.layers import find
 from workers.pruning.latency.model import LatencyModel
 from workers.pruning.latency.table import undisturbed_ms
+from workers.pruning.methods.latency_groups import by_group
 from workers.pruning.methods.pursuit import Pursuit
 from workers.pruning.methods.task import Task
 from workers.pruning.surgery.cut import cut
@@ -292,4 +293,11 @@ def _facts(task: Task, pursuit: Pursuit, chosen: _Try, tries: Sequence[_Try]) ->
         "factors": model.factors(chosen.kept),
         "kept": {group.id: width for group, width in zip(task.grouping.groups, chosen.kept, strict=True)},
         "layers": model.dominant(chosen.kept),
+        "groups": by_group(
+            task.grouping,
+            chosen.kept,
+            pursuit.limit(1.0, task.round_to).steps,
+            original=model.timed_layers(pursuit.original_ms),
+            pruned=model.timed_layers(reached),
+        ),
     }
