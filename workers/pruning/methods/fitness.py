@@ -1,7 +1,7 @@
 """What a candidate of a search is worth: how far its answers are from the original's, or from the labels.
 
-A candidate is never trained and the original never touched. The network that is run is the cut one: it computes what
-the masked one computes, in a fraction of the time.
+The original is never touched. The network that is run is the cut one: it computes what the masked one computes, in a
+fraction of the time.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,9 @@ from workers.pruning.methods.task import Task
 from workers.pruning.scores.collect import parts, run_to_parameters
 from workers.pruning.scores.output import Kind, Reading, read_outputs
 from workers.pruning.surgery.cut import cut
-from workers.pruning.types import AnyArray, FloatArray, IntArray, Keep, Phase, Run
+from workers.pruning.training.loop import finetune
+from workers.pruning.training.recipe import FinetuneSettings
+from workers.pruning.types import AnyArray, FloatArray, IntArray, Keep, Memo, Phase, Run
 
 Repair = Literal["recalibrated", "compensated", "raw"]
 RECALIBRATION_SAMPLES: Final = 256
@@ -123,9 +125,21 @@ class Candidates:
     repair: Repair
     batches: steps.Batches  # what the repair looks at
     statistics: dict[str, tuple[FloatArray, FloatArray]]  # of the original's folded convolutions
+    training: FinetuneSettings | None = None  # what every candidate gets before it is judged
 
     def graph(self, keep: Keep, run: Run) -> ir.Model:
         """The network that is judged. `run` hears of the progress of the repair."""
+        repaired = self._repaired(keep, run)
+        return repaired if self.training is None else self._trained(repaired, run)
+
+    def _trained(self, graph: ir.Model, run: Run) -> ir.Model:
+        """Source: authors' code (their tau_hat): a few steps for every candidate. What it learns is thrown away."""
+        task, settings = self.task, self.training or FinetuneSettings()
+        return finetune(
+            graph, task.graph, task.data, settings, replace(run, journal=_NoJournal()), head=task.head
+        ).graph
+
+    def _repaired(self, keep: Keep, run: Run) -> ir.Model:
         task = self.task
         smaller = cut(task.graph, task.grouping, keep)
         if self.repair == "raw":
@@ -138,13 +152,26 @@ class Candidates:
         return reestimate(smaller, self.batches, run)
 
 
-def candidates(task: Task, repair: Repair, batches: steps.Batches) -> Candidates:
+class _NoJournal:
+    """Keeps nothing: a candidate's training is shorter than the evaluation that is recorded."""
+
+    def recall(self, step: str) -> Memo | None:  # noqa: ARG002
+        """Nothing was kept."""
+        return None
+
+    def record(self, step: str, memo: Memo) -> None:
+        """Keep nothing."""
+
+
+def candidates(
+    task: Task, repair: Repair, batches: steps.Batches, training: FinetuneSettings | None = None
+) -> Candidates:
     """Prepare what all candidates share: the first 256 calibration samples, and the original's statistics on them."""
     few = _first(batches, RECALIBRATION_SAMPLES)
     names = renormalise.to_insert(task.graph) if repair == "recalibrated" else ()
     run = replace(task.run, report=lambda *_, **__: task.run.report(Phase.SCORE, 0.0, "channel statistics"))
     statistics = channel_statistics(task.graph, names, few, run) if names else {}
-    return Candidates(task=task, repair=repair, batches=few, statistics=statistics)
+    return Candidates(task=task, repair=repair, batches=few, statistics=statistics, training=training)
 
 
 def _first(batches: steps.Batches, count: int) -> steps.Batches:

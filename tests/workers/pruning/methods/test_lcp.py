@@ -124,6 +124,18 @@ def test_the_authors_preset_judges_raw_cuts_on_labels():
     assert [stage.name for stage in outcome.stages] == ["raw", "recalibrated"]
 
 
+@pytest.mark.parametrize("preset", ["ours", "authors"])
+def test_candidates_may_be_trained_before_they_are_judged(preset):
+    """A few steps make the same first candidates better on average; nothing of it is recorded or shipped."""
+    options = {"preset": preset, "evaluations": 10}
+    plain = lcp(task_of(steps=0, labelled=True, num_samples=60), **options)
+    trained = lcp(task_of(steps=0, labelled=True, num_samples=60), **options, candidate_steps=6)
+
+    assert trained.facts["candidate_steps"] == 6
+    assert np.mean(trained.facts["losses"][:5]) < np.mean(plain.facts["losses"][:5])
+    assert [stage.name for stage in trained.stages] == [stage.name for stage in plain.stages]
+
+
 def test_labels_do_not_matter_otherwise():
     """With labels permuted, the chosen channels are the same."""
     task = task_of(steps=0, labelled=True, num_samples=60)
