@@ -136,6 +136,10 @@ class Settings(BaseSettings):
     device_wait: Duration = Field(
         timedelta(hours=1), description="How long a job waits for a device that is silent, unless the job says."
     )
+    device_patience: Duration = Field(
+        timedelta(seconds=60),
+        description="How long a job that waits for a device keeps its worker from other jobs.",
+    )
     timing_lock: Path | None = Field(
         None, description="Lock file of what times networks on this host, for all its workers. Empty: in data_dir."
     )

@@ -20,7 +20,7 @@ from workers.folders import JobFolder, NotAPlainFile
 from workers.local_question import LocalQuestion
 from workers.local_timer import LocalTimer
 from workers.protocol import finite
-from workers.question import Answer, Open, Question, refusal
+from workers.question import Answer, Away, Open, Question, refusal
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +59,14 @@ class Asking:
                 self._give(request, answer)
                 del self._open[request]
         return next((one.waits_for() for one in self._open.values()), None)
+
+    def away(self) -> Away | None:
+        """Give whom the child waits for, if all of them are away for longer than a worker is kept for it."""
+        found = [one.away(self.services.settings.device_patience) for one in self._open.values()]
+        away = [one for one in found if one is not None]
+        if not away or len(away) < len(found):
+            return None
+        return Away(waits_for="; ".join(one.waits_for for one in away), until=min(one.until for one in away))
 
     def close(self) -> None:
         """Want no answers any more."""

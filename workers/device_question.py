@@ -17,7 +17,7 @@ from app.services.claims import Claimed
 from app.services.timings import Asked
 from workers.folders import ASKED, JobFolder
 from workers.outcome import store_file
-from workers.question import FIELDS, Answer, Question, by_position, refusal
+from workers.question import FIELDS, Answer, Away, Question, by_position, refusal
 
 _LOOK_SECONDS: Final = 0.5  # between two looks at how far the device is
 _REPEATS: Final = {"network": 100, "layer": 50}
@@ -40,6 +40,7 @@ class DeviceQuestion:
     clock: Callable[[], float]
     _request_id: str | None = None
     _looked: float = float("-inf")
+    _since: float = float("inf")  # when this attempt first looked
     _last: Asked | None = None
 
     def look(self) -> Answer | None:
@@ -47,6 +48,7 @@ class DeviceQuestion:
         if self.clock() - self._looked < _LOOK_SECONDS:
             return None
         self._looked = self.clock()
+        self._since = min(self._since, self._looked)
         try:
             return self._progress()
         except ServiceError as error:
@@ -104,6 +106,18 @@ class DeviceQuestion:
         if asked.state is RequestState.LEASED:
             return f"measuring {len(self.question.items)} network(s) on {device}: {heard}"
         return f"waiting for {device}: {heard}; gives up at {asked.gives_up_at:{_WHEN}}"
+
+    def away(self, patience: timedelta, /) -> Away | None:
+        """Give the device and its limit once it has let this worker wait; one that measures just now is waited for."""
+        asked = self._last
+        if asked is None or asked.ended or self.clock() - self._since < patience.total_seconds():
+            return None
+        silent = asked.seen_at is None or asked.now - asked.seen_at >= patience
+        if asked.state is RequestState.LEASED and not silent:
+            return None
+        heard = "never seen" if asked.seen_at is None else f"last seen at {asked.seen_at:{_WHEN}}"
+        words = f"waiting for {self.question.device}: {heard}; gives up at {asked.gives_up_at:{_WHEN}}"
+        return Away(waits_for=words, until=asked.gives_up_at)
 
     def drop(self) -> None:
         """Leave the request where it is: it is the next attempt's, or is cancelled with the job."""

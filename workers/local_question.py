@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from app.storage.blobs import CHUNK_BYTES
 from workers.folders import ASKED, JobFolder
 from workers.lane import LaneClosed
 from workers.local_timer import LocalTimer, Opener
-from workers.question import Answer, Question, by_position, refusal
+from workers.question import Answer, Away, Question, by_position, refusal
 
 _PATIENCE_SECONDS: Final = 5.0  # for the thread to end its process
 
@@ -42,6 +43,10 @@ class LocalQuestion:
     def waits_for(self) -> str:
         """Say that this host measures, or waits for its turn to."""
         return f"measuring {len(self._question.items)} network(s) on {LOCAL}"
+
+    def away(self, _patience: timedelta, /) -> Away | None:
+        """Never: it is this very worker that measures."""
+        return None
 
     def drop(self) -> None:
         """End what is being timed."""

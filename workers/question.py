@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from app.domain.batch import MAX_ITEMS
@@ -62,6 +63,14 @@ class Question:
         return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Away:
+    """Whom a child waits for that will not answer soon, and until when it is waited for."""
+
+    waits_for: str
+    until: datetime
+
+
 class Open(Protocol):
     """A question that waits for its answer."""
 
@@ -70,6 +79,9 @@ class Open(Protocol):
 
     def waits_for(self) -> str:
         """Say what is waited for, as a user reads it."""
+
+    def away(self, patience: timedelta, /) -> Away | None:
+        """Give whom a worker need not wait for any longer, after this much patience; None where it is to go on."""
 
     def drop(self) -> None:
         """Want no answer any more."""

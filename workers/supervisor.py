@@ -168,6 +168,9 @@ class Supervisor:
             self._insist(lambda: attempts.acknowledge_cancel(*job))
         elif ending.end is End.STOPPING:
             self._insist(lambda: attempts.release(*job, "the worker stops"))
+        elif ending.away is not None:
+            away = ending.away
+            self._insist(lambda: attempts.set_aside(*job, away.waits_for, until=away.until))
         elif ending.end is not End.EXITED:
             found = self._stopped(ending)
             self._insist(lambda: attempts.fail(*job, found, retryable=False))

@@ -22,6 +22,7 @@ from workers.folders import CHECKPOINTS, JobFolder, NotAPlainFile
 from workers.lane import Computing
 from workers.lease import Lease
 from workers.outcome import store_file
+from workers.question import Away
 
 _TICK: Final = 0.1  # seconds that the loop waits for the child's lines
 _MEMORY_SECONDS: Final = 1.0  # between two looks at the child's memory
@@ -42,6 +43,7 @@ class End(StrEnum):
     DEADLINE = "deadline"
     MEMORY = "memory"
     PROTOCOL = "protocol"
+    AWAY = "away"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class Ending:
     death: Death
     said: Mapping[str, Any] | None  # the event `result` or `problem`
     phase: str | None
+    away: Away | None = None  # whom the job waits for, where it waits without this worker
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +83,7 @@ class Tending:
     _told_waiting: float = float("-inf")
     _waiting_since: float = 0.0
     _paused: bool = False
+    _away: Away | None = None
 
     def watch(self) -> Ending:
         """Follow the child to its end; whatever happens, no process of it is left afterwards."""
@@ -100,7 +104,7 @@ class Tending:
             self.asking.close()
             computing.close()
         phase = str(self._pending["phase"]) if self._pending else self._phase
-        return Ending(end=end, death=death, said=self._said, phase=phase)
+        return Ending(end=end, death=death, said=self._said, phase=phase, away=self._away)
 
     def _follow(self, computing: Computing) -> End:
         while True:
@@ -159,6 +163,9 @@ class Tending:
             return End.STOPPING
         if self.clock() - self._begun > self.services.settings.job_timeout.total_seconds():
             return End.DEADLINE
+        if (away := self.asking.away()) is not None:
+            self._away = away
+            return End.AWAY
         return End.MEMORY if self._too_much_memory() else None
 
     def _too_much_memory(self) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.tables import DeviceRow, MeasurementItemRow, MeasurementRequestRow, MeasurementRow
 from app.domain.device import OPEN, RequestState
@@ -74,6 +74,12 @@ def has_open(session: Session, device_id: str) -> bool:
     row = MeasurementRequestRow
     query = select(row.id).where(row.device_id == device_id, row.state.in_(_OPEN)).limit(1)
     return session.scalar(query) is not None
+
+
+def wants_answers(job_id: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Give the condition that a job still waits for what it asked of devices."""
+    row = MeasurementRequestRow
+    return select(row.id).where(row.job_id == job_id, row.state.in_(_OPEN)).exists()
 
 
 def open_locked(session: Session, device_id: str) -> Sequence[MeasurementRequestRow]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import devices
@@ -79,7 +79,7 @@ def next_queued(session: Session, queues: Collection[str], now: datetime) -> Job
     query = (
         select(JobRow)
         .outerjoin(running, running.c.tenant == JobRow.tenant)
-        .where(JobRow.queue.in_(list(queues)), JobRow.state == JobState.QUEUED.value, JobRow.dispatch_after <= now)
+        .where(JobRow.queue.in_(list(queues)), *_due(now))
         .order_by(JobRow.priority.desc(), func.coalesce(running.c.num, 0), JobRow.created_at, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=JobRow)
@@ -100,12 +100,7 @@ def expired(session: Session, now: datetime, *, limit: int) -> Sequence[tuple[st
 
 def waiting_queues(session: Session, *, due_before: datetime) -> Sequence[str]:
     """Give the queues in which a job has been waiting since before that moment."""
-    query = (
-        select(JobRow.queue)
-        .where(JobRow.state == JobState.QUEUED.value, JobRow.dispatch_after < due_before)
-        .distinct()
-        .order_by(JobRow.queue)
-    )
+    query = select(JobRow.queue).where(*_due(due_before)).distinct().order_by(JobRow.queue)
     return session.scalars(query).all()
 
 
@@ -171,6 +166,12 @@ def extend_lease(session: Session, job_id: str, epoch: int, until: datetime) -> 
     )
     state = session.execute(statement).scalar_one_or_none()
     return None if state is None else JobState(state)
+
+
+def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Which jobs may be claimed: their time has come, or the devices that they were set aside for have answered."""
+    answered = and_(JobRow.attempt > 0, ~devices.wants_answers(JobRow.id))
+    return JobRow.state == JobState.QUEUED.value, or_(JobRow.dispatch_after <= now, answered)
 
 
 def _of_tenant(tenant: str) -> tuple[ColumnElement[bool], ...]:

@@ -244,6 +244,30 @@ class Attempts:
             message = self._requeue(session, row, now, {"reason": reason})
         return self._told(row, message)
 
+    def set_aside(self, job_id: str, epoch: int, waits_for: str, *, until: datetime) -> JobState:
+        """Give the job back while it waits for devices; it is claimed again when they answered, or at `until`.
+
+        Raises:
+            LeaseLost: the attempt no longer holds the job.
+        """
+        with self.database.unit_of_work() as session:
+            row, now = _held(session, job_id, epoch), self.clock(session)
+            if row.state == JobState.CANCELLING:
+                return self._cancelled(session, row, now)
+            data = {"state": JobState.QUEUED.value, "attempt": row.attempt, "reason": waits_for}
+            queries.advance(
+                session,
+                row,
+                JobState.QUEUED,
+                now,
+                data=data,
+                dispatch_after=until,
+                eta_seconds=None,
+                message=waits_for,
+            )
+        _log.info("job.set_aside", job_id=job_id, attempt=row.attempt, until=until.isoformat())
+        return JobState(row.state)
+
     def acknowledge_cancel(self, job_id: str, epoch: int) -> JobState:
         """End a job that was being cancelled; the attempt's process is gone.
 

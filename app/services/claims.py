@@ -1,7 +1,7 @@
 """What a worker is given with a job, and what it reports."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
@@ -78,6 +78,8 @@ def claimed_inputs(session: Session, row: JobRow) -> tuple[NetworkRow | None, Da
     if row.kind == JobKind.PRUNE:
         spec = JobSpec.model_validate(row.spec)
         given = find_claimed_inputs(session, row.tenant, spec)
+        if row.attempt:  # it has begun: a device that was revoked since then answers its question with that
+            given = replace(given, devices={})
         check_inputs(spec, given)
         return given.network, given.dataset
     if row.kind == JobKind.ANALYSE_MODEL:

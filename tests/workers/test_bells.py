@@ -10,12 +10,14 @@ import pytest
 from pydantic import SecretStr
 
 from app.broker import open_bell
+from app.domain.device import DeviceSpec
 from app.domain.job import JobState
 from app.services.assembly import Services
 from app.settings import Settings
 from app.storage.local import LocalStore
 from app.valkey import ValkeyMissing, binary
 from tests.builders import TENANT, spec, upload_model
+from tests.networks import CHAIN, onnx_bytes
 from tests.workers.conftest import ON_SQLITE, quick
 from tests.workers.processes import (
     attempts,
@@ -48,7 +50,7 @@ def one_now_the_rest_later(now: str) -> pytest.MarkDecorator:
 @pytest.fixture
 def settings(bell: str, tmp_path: Path, database_url: str) -> Iterator[Settings]:
     """Settings with one of the bells; embedded and configured ones are real servers."""
-    plain = quick(tmp_path, database_url)
+    plain = quick(tmp_path, database_url, device_patience=0.5)
     if bell == "polling":
         yield plain
     elif bell == "embedded":
@@ -130,6 +132,28 @@ def test_a_job_whose_bell_was_lost_is_found_by_looking(services, settings, tmp_p
         silent = Services.of(settings, database=services.database, store=services.store, bell=Deaf())
         job_id = submitted(silent, ("phase", "load"))
         wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED, 30)
+
+
+@one_now_the_rest_later("redis_url")
+def test_a_worker_whose_job_waits_for_a_device_runs_the_next(services, settings, tmp_path) -> None:
+    """Its only slot is free while the device is away; the answer brings the job back without anybody ringing."""
+    content = onnx_bytes(CHAIN)
+    with worker(settings, log=tmp_path / "worker.log"):
+        device = services.devices.register(TENANT, DeviceSpec(name="away"))
+        asks = json.dumps([("step", "score"), ("time", device.device.id)])
+        model = upload_model(services, content)
+        target = f"latency=50%@{device.device.id}"
+        waiting = services.jobs.submit(TENANT, spec(model.id, target=target, metadata={"script": asks})).id
+        wait_for(lambda: state(services, waiting) is JobState.RUNNING, 30)
+        wait_for(lambda: state(services, waiting) is JobState.QUEUED, 30)
+        other = submitted(services, ("phase", "load"))
+        wait_for(lambda: state(services, other) is JobState.SUCCEEDED, 30)
+        request = services.devices.requests(TENANT, device.device.id, limit=1)[0][0]
+        services.devices.cancel(TENANT, device.device.id, request.id)
+        wait_for(lambda: state(services, waiting) is JobState.FAILED, 30)
+    row = services.jobs.get(TENANT, waiting)
+
+    assert (row.attempt, row.problem["type"]) == (2, "measurement-failed")
 
 
 class Deaf:
