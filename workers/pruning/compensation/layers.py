@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.compensation.walk import schedule
+from workers.pruning.graph.values import reads
 from workers.pruning.types import Grouping, IntArray, Keep
 
 _OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -67,7 +68,7 @@ def changed_values(original: ir.Model, grouping: Grouping, keep: Keep) -> set[st
         if any(not keep.mask[units[units >= 0]].all() for _, units in grouping.units_of(name))
     }
     for node in original.graph:
-        if any(value is not None and value.name in changed for value in node.inputs):
+        if any(value is not None and value.name in changed for value in reads(node)):
             changed |= {value.name for value in node.outputs if value.name}
     return changed
 

@@ -17,6 +17,7 @@ from workers.pruning.compensation.walk import WEIGHTED, Walk
 from workers.pruning.graph import design
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.feed import frozen_module
+from workers.pruning.graph.values import reads
 from workers.pruning.graph.weights import clone, replace_weights
 from workers.pruning.types import AnyArray, Grouping, Keep, Phase, Run
 
@@ -89,7 +90,7 @@ def _repair(
     num_done = 0
     for node in student.nodes():
         name = node.name or ""
-        read = {value.name or "" for value in node.inputs if value is not None}
+        read = {value.name or "" for value in reads(node) if value is not None}
         if read & inexact or (node.op_type in WEIGHTED and any(value in changed for value in read)):
             inexact |= {value.name or "" for value in node.outputs}
         if name in layers:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.values import reads
 
 WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -55,7 +56,7 @@ class Walk:
         """Run the next node for every batch."""
         node = self._nodes[self._position]
         self._position += 1
-        names = [value.name if value is not None and _is_computed(value) else None for value in node.inputs]
+        names = [value.name if value is not None and _is_computed(value) else None for value in reads(node)]
         results: list[tuple[torch.Tensor, ...]] = []
         with torch.no_grad():
             for number in range(self._num_batches):
@@ -99,7 +100,7 @@ def schedule(graph: ir.Model) -> list[ir.Node]:
             stack.pop()
             continue
         waiting = sorted(_computed(node), key=lambda name: depth.get(name, (0, 0)))
-        producers = {value.name: value.producer() for value in node.inputs if value is not None}
+        producers = {value.name: value.producer() for value in reads(node) if value is not None}
         missing = [p for p in (producers[name] for name in waiting) if p is not None and p.name not in done]
         if missing:
             stack.extend(reversed(missing))
@@ -111,8 +112,8 @@ def schedule(graph: ir.Model) -> list[ir.Node]:
 
 
 def _computed(node: ir.Node) -> list[str]:
-    """Names of the inputs that are neither initializers nor absent, each once."""
-    return list(dict.fromkeys(value.name or "" for value in node.inputs if value is not None and _is_computed(value)))
+    """Names of what a node reads that are neither initializers nor absent, each once."""
+    return list(dict.fromkeys(value.name or "" for value in reads(node) if value is not None and _is_computed(value)))
 
 
 def _is_computed(value: ir.Value) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from workers.pruning.errors import UnsupportedOperator
+from workers.pruning.graph.foreign import Foreign, fed
 from workers.pruning.graph.ops import OPERATORS
 from workers.pruning.graph.ops.site import Kernel, Site, to_tensor
-from workers.pruning.graph.values import attributes, constant, is_float, opset
+from workers.pruning.graph.values import attributes, constant, is_float, opset, reads
 from workers.pruning.graph.weights import is_parameter, replace_weights
 
 Edits = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]
@@ -36,10 +37,11 @@ class GraphModule(torch.nn.Module):
 
     Float initializers are torch parameters where they are trained (see graph.weights.is_parameter) and buffers where
     they are constants or running statistics; integers stay on the CPU, where shape arithmetic runs. Half precision is
-    computed in float32. `train()` and `eval()` switch BatchNormalization and Dropout.
+    computed in float32. `train()` and `eval()` switch BatchNormalization and Dropout. A node that torch has no function
+    for is run by ONNX Runtime; no gradient passes it (`foreign_nodes`).
 
     Raises:
-        UnsupportedOperator: a node has an operator, or an attribute of it, that cannot be run; named in the message.
+        UnsupportedOperator: a node that neither torch nor ONNX Runtime can run; named in the message.
     """
 
     def __init__(self, graph: ir.Model, *, trainable: bool = True) -> None:
@@ -106,7 +108,8 @@ class GraphModule(torch.nn.Module):
 
         Args:
             node: Its name.
-            computed: Its inputs in order; None for an initializer, which is filled in, and for an omitted input.
+            computed: What it reads (`values.reads`) in order; None for an initializer, which is filled in, and for an
+                omitted input.
 
         Raises:
             ValueError: there is no such node.
@@ -185,7 +188,7 @@ class _Compiler:
     """Numbers the values of a graph and turns its nodes into steps."""
 
     def __init__(self, graph: ir.Model) -> None:
-        self.graph = graph.graph
+        self.model, self.graph = graph, graph.graph
         self.opset = opset(graph)
         self.slots: dict[ir.Value, int] = {}
         for value in (*self.graph.inputs, *self.graph.outputs):
@@ -194,33 +197,52 @@ class _Compiler:
 
     def steps(self) -> Iterator[_Step]:
         nodes = list(self.graph)
-        last = {value: number for number, node in enumerate(nodes) for value in node.inputs if value is not None}
+        last = {value: number for number, node in enumerate(nodes) for value in reads(node) if value is not None}
         for number, node in enumerate(nodes):
-            operator = OPERATORS.get(node.op_type)
-            if operator is None or node.domain not in {"", "ai.onnx"}:
-                raise _unsupported(node)
-            inputs = tuple(None if value is None else self._slot(value) for value in node.inputs)
-            outputs = tuple(self._slot(value) for value in node.outputs)
-            freed = {value for value in (*node.inputs, *node.outputs) if value is not None}
+            kernel, modal = self._kernel(node)
+            values = fed(node) if isinstance(kernel, Foreign) else node.inputs
+            freed = {value for value in (*values, *node.outputs) if value is not None}
             yield _Step(
                 node=node.name or "",
-                kernel=operator.build(_site(node, self.opset)),
-                modal=operator.modal,
-                inputs=inputs,
-                outputs=outputs,
+                kernel=kernel,
+                modal=modal,
+                inputs=tuple(None if value is None else self._slot(value) for value in values),
+                outputs=tuple(self._slot(value) for value in node.outputs),
                 frees=tuple(
                     sorted(
-                        self.slots[value]
+                        self._slot(value)
                         for value in freed
                         if last.get(value, number) == number
-                        and self.slots[value] not in self.kept
+                        and self._slot(value) not in self.kept
                         and value.producer() is not None
                     )
                 ),
             )
 
+    def _kernel(self, node: ir.Node) -> tuple[Kernel, bool]:
+        """The function of a node, and whether it differs in training."""
+        found = _in_torch(node, self.opset)
+        return (Foreign(self.model, node), False) if found is None else found
+
     def _slot(self, value: ir.Value) -> int:
         return self.slots.setdefault(value, len(self.slots))
+
+
+def foreign_nodes(graph: ir.Model) -> frozenset[str]:
+    """Names of the nodes that torch has no function for."""
+    version = opset(graph)
+    return frozenset(node.name or "" for node in graph.graph if _in_torch(node, version) is None)
+
+
+def _in_torch(node: ir.Node, version: int) -> tuple[Kernel, bool] | None:
+    """The torch function of a node and whether it differs in training; None where there is none."""
+    operator = OPERATORS.get(node.op_type)
+    if operator is None or node.domain not in {"", "ai.onnx"}:
+        return None
+    try:
+        return operator.build(_site(node, version)), operator.modal
+    except UnsupportedOperator:
+        return None
 
 
 def _site(node: ir.Node, version: int) -> Site:
@@ -251,13 +273,3 @@ def _float_type(value: ir.Value) -> torch.dtype | None:
     if not is_float(value):
         return None
     return torch.float64 if value.dtype == ir.DataType.DOUBLE else torch.float32
-
-
-def _unsupported(node: ir.Node) -> UnsupportedOperator:
-    return UnsupportedOperator(
-        "The graph has an operator that cannot be run",
-        where=f"node {node.name!r}",
-        actual=f"{node.domain}::{node.op_type}" if node.domain else node.op_type,
-        allowed="the operators listed in docs/operators.md",
-        advice="Export the network without it, or prune a part of the network that does not contain it.",
-    )

@@ -84,6 +84,35 @@ def is_float(value: ir.Value) -> bool:
     return value.dtype in FLOATS
 
 
+def reads(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """What a node reads: its inputs, then what its bodies take from around them, each once."""
+    bodies = _bodies(node)
+    if not bodies:
+        return tuple(node.inputs)
+    inside: set[ir.Value] = set()
+    named: list[ir.Value] = []
+    while bodies:
+        body = bodies.pop()
+        inside.update(body.inputs, body.initializers.values())
+        named.extend(body.outputs)
+        for inner in body:
+            inside.update(inner.outputs)
+            named += [value for value in inner.inputs if value is not None]
+            bodies += _bodies(inner)
+    around = (value for value in named if value not in inside and value not in node.inputs)
+    return (*node.inputs, *dict.fromkeys(around))
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for each in node.attributes.values():
+        if each.type == ir.AttributeType.GRAPH:
+            found.append(each.as_graph())
+        elif each.type == ir.AttributeType.GRAPHS:
+            found += each.as_graphs()
+    return found
+
+
 def all_values(graph: ir.Model) -> Iterator[ir.Value]:
     """Every value of the main graph: inputs, initializers, outputs of nodes."""
     yield from graph.graph.inputs

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from workers.pruning.graph.shapes import Shapes
+from workers.pruning.graph.values import reads
 from workers.pruning.groups.labels import NotUnderstood, fixed
 from workers.pruning.groups.propagation import Propagation, Tag
 from workers.pruning.groups.rules.table import RULES
@@ -50,8 +51,8 @@ def _visit(state: Propagation, node: ir.Node) -> None:
 
 def _barrier(state: Propagation, node: ir.Node, reason: str) -> None:
     """Freeze everything that a node reads, subgraphs included, and let nothing that it gives be removed."""
-    for value in _read(node):
-        if value in state.labels:
+    for value in reads(node):
+        if value is not None and value in state.labels:
             state.freeze(node, state.labels[value], reason)
     for value in node.outputs:
         state.labels.pop(value, None)
@@ -59,22 +60,6 @@ def _barrier(state: Propagation, node: ir.Node, reason: str) -> None:
             state.labels[value] = fixed(state.shape_of(value))
         except NotUnderstood:
             state.name(node, reason)
-
-
-def _read(node: ir.Node) -> list[ir.Value]:
-    values = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            values += _captured([attribute.as_graph()])
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            values += _captured(attribute.as_graphs())
-    return values
-
-
-def _captured(bodies: Sequence[ir.Graph]) -> list[ir.Value]:
-    values = [value for body in bodies for value in body.outputs]
-    values += [value for body in bodies for node in body.all_nodes() for value in node.inputs if value is not None]
-    return values
 
 
 def _freeze_output(state: Propagation, value: ir.Value) -> None:

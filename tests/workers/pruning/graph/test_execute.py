@@ -10,7 +10,6 @@ from torch import nn
 
 from tests.networks import NETWORKS, graph, inputs
 from tests.workers.pruning.graph.single import run_reference
-from workers.pruning.errors import UnsupportedOperator
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.load import load
 from workers.pruning.graph.ops import OPERATORS, supported_ops
@@ -252,45 +251,6 @@ def test_shape_arithmetic_at_run_time_runs_on_the_cpu():
 
     assert output.shape == (3, 5, 2)
     assert output[:, 0].tolist() == [[1.0, 2.0]] * 3
-
-
-@pytest.mark.parametrize(
-    ("body", "named"),
-    [
-        ("[here] y = NonZero (x)", r"node 'here'.*NonZero"),
-        (
-            '[here] y = Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (x, k, k)',
-            r"mode.*node 'here' \(Resize, opset 17\).*found tf_crop_and_resize",
-        ),
-        ("[here] y, i = MaxPool <kernel_shape = [1]> (x)", r"second output.*node 'here'"),
-    ],
-)
-def test_what_cannot_be_run_is_named(body, named):
-    """Operator or attribute, with the node."""
-    text = f"odd (float[1,2,3] x) => (y) <float[3] k = {{1, 1, 2}}> {{ {body} }}"
-    model = onnx.parser.parse_model(HEADER + text.replace("(y)", "(float[1,2,q] y)"))
-    if "NonZero" in body:
-        model.graph.output[0].CopyFrom(onnx.parser.parse_graph("g (int64[3,q] y) => (int64[3,q] y) {}").input[0])
-    if "i = " in body:
-        model.graph.output.add().CopyFrom(onnx.parser.parse_graph("g (int64[1,2,q] i) => (int64[1,2,q] i) {}").input[0])
-
-    with pytest.raises(UnsupportedOperator, match=named):
-        GraphModule(load(model.SerializeToString()))
-
-
-@pytest.mark.parametrize("op_type", ["If"])
-def test_recurrence_and_control_flow_are_refused_by_name(op_type):
-    """They load, since they only freeze what they touch, but they cannot be scored or trained."""
-    texts = {
-        "RNN": """net (float[4,N,2] x) => (float[4,1,N,3] y) <float[1,3,2] w, float[1,3,3] r>
-            { [here] y = RNN <hidden_size = 3> (x, w, r) }""",
-        "If": """net (bool c, float[N,2] x) => (float[N,2] y) { [here] y = If (c) <
-            then_branch = t () => (float[N,2] a) { a = Relu (x) },
-            else_branch = e () => (float[N,2] b) { b = Neg (x) }> }""",
-    }
-
-    with pytest.raises(UnsupportedOperator, match=f"node 'here'; found {op_type}"):
-        GraphModule(graph(texts[op_type]))
 
 
 def test_the_list_of_operators_states_ranges_and_one_line_each():
