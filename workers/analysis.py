@@ -9,6 +9,7 @@ import onnx_ir as ir
 from workers.pruning.allocation.budget import reachable
 from workers.pruning.graph import cost, head, load
 from workers.pruning.graph.shapes import known_shapes
+from workers.pruning.graph.twin import notes
 from workers.pruning.groups.cost_model import cost_model, to_json
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
@@ -40,7 +41,7 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
         "reachable": smallest_ratios(model, before),
         "head": "classification" if outputs.is_classification else "other",
         "speed": rehearsal.speed,
-        "warnings": [rehearsal.note] if rehearsal.note else [],
+        "warnings": [*notes(graph), *([rehearsal.note] if rehearsal.note else [])],
         "cost_model": to_json(model, grouping),
     }
 

@@ -20,7 +20,7 @@ from workers.phase_times import PhaseTimes
 from workers.progress import Part
 from workers.prune_spec import LATENCY, PruneSpec, Target, budgets, latency_budgets
 from workers.pruning.allocation.budget import require_reachable
-from workers.pruning.graph import cost, head, load
+from workers.pruning.graph import cost, head, load, twin
 from workers.pruning.graph.open_batch import open_batch
 from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.groups.cost_model import cost_model
@@ -93,7 +93,13 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
             "devices": timed.devices(),
             "timing": times.lap(),
         }
-        found = (*shipped.pruned.outcome.warnings, *task.data.notes, *shipped.warnings, *timed.warnings())
+        found = (
+            *twin.notes(task.uploaded),
+            *shipped.pruned.outcome.warnings,
+            *task.data.notes,
+            *shipped.warnings,
+            *timed.warnings(),
+        )
         warnings: list[Json] = list(found)
         variants.append(variant | _asked(spec, task) | {"warnings": warnings})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
@@ -159,7 +165,7 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
 
 
 def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> Dataset:
-    inputs = load.input_specs(graph)
+    inputs = twin.fed_specs(graph)
     if dataset is None:
         return synthetic(graph, inputs, seed=run.seed)
     data = open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)

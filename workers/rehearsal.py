@@ -10,10 +10,11 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import PruningError
-from workers.pruning.graph import cost, load
+from workers.pruning.graph import cost
 from workers.pruning.graph.feed import frozen_module, tensors
 from workers.pruning.graph.open_batch import open_batch
 from workers.pruning.graph.shapes import known_shapes
+from workers.pruning.graph.twin import fed_specs
 from workers.pruning.groups.find import find
 from workers.pruning.scores.sensitivity import MAX_SAMPLES, affordable, sensitivity
 from workers.pruning.training.data import synthetic
@@ -69,7 +70,7 @@ def rehearse(graph: ir.Model, grouping: Grouping, shares: Sequence[float], *, ma
 def _rehearsed(graph: ir.Model, grouping: Grouping, shares: Sequence[float], macs: int) -> Rehearsal:
     torch.set_num_threads(1)
     num_groups, num_samples = affordable(len(grouping.groups), macs, len(list(graph.graph)))
-    made_up = synthetic(graph, load.input_specs(graph), seed=SEED, num_samples=2 * MAX_SAMPLES)
+    made_up = synthetic(graph, fed_specs(graph), seed=SEED, num_samples=2 * MAX_SAMPLES)
     batch = made_up.train.batch(np.arange(num_samples, dtype=np.int64))
     order = sorted(range(len(grouping.groups)), key=lambda index: (-shares[index], index))[:num_groups]
     module = frozen_module(graph, "cpu")

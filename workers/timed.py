@@ -13,7 +13,7 @@ import numpy as np
 
 from workers import result
 from workers.prune_spec import LOCAL, PruneSpec
-from workers.pruning.errors import DeviceGone, DeviceRefused, PruningError, UnstableTiming
+from workers.pruning.errors import DeviceGone, DeviceRefused, InvalidGraph, PruningError, UnstableTiming
 from workers.pruning.graph import load
 from workers.pruning.measure.stats import Comparison, compare, median, unstable
 from workers.pruning.measure.stopwatch import LocalStopwatch
@@ -111,6 +111,8 @@ class Timer:
             return self._shaped(stopwatch or LocalStopwatch()).time(networks)
         except (UnstableTiming, DeviceGone, DeviceRefused) as error:
             return error
+        except InvalidGraph as error:  # of this process's own runtime; a service says that its device refused
+            return DeviceRefused(error.detail, where=device, actual=error.actual)
 
     def _shaped(self, stopwatch: Stopwatch) -> Stopwatch:
         """Give a stopwatch that knows how long the free axes of this job's samples are."""

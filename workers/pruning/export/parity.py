@@ -9,7 +9,10 @@ import torch
 
 from workers.pruning.errors import InvalidGraph, ParityFailed
 from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.load import load
 from workers.pruning.graph.runtime import Session, fixed_batch
+from workers.pruning.graph.save import twin_bytes
+from workers.pruning.graph.twin import computes_in_bfloat16
 from workers.pruning.types import AnyArray, Phase, Run
 
 BATCHES: Final = (1, 3)
@@ -30,6 +33,8 @@ def parity(content: bytes, graph: ir.Model, inputs: Sequence[AnyArray], run: Run
     Compared with graph optimisation off and on, at batch 1 and 3, or at the one batch that the network is fixed to;
     the first samples of `inputs` are used, again from the start where there are too few.
 
+    A file that computes in bfloat16 is compared through its float32 twin, see `graph.twin`.
+
     Raises:
         ParityFailed: an output differs in shape, or by more than the tolerance of its dtype, relative to its largest
             value; says which output, at which batch.
@@ -37,6 +42,8 @@ def parity(content: bytes, graph: ir.Model, inputs: Sequence[AnyArray], run: Run
         UnsupportedOperator: torch cannot run the graph.
     """
     module = GraphModule(graph, trainable=False).eval()
+    if computes_in_bfloat16(graph):
+        content = twin_bytes(load(content))
     sessions = {optimised: Session(content, optimised=optimised) for optimised in (False, True)}
     sizes = working_batches(sessions[False], inputs)
     worst = 0.0

@@ -10,6 +10,7 @@ from workers.pruning.export.storage import store
 from workers.pruning.graph.load import input_specs, output_specs
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.split import as_file_or_bytes
+from workers.pruning.graph.twin import runnable
 
 
 def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:
@@ -24,19 +25,20 @@ def write(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> b
             mistake.
     """
     require_same_interface(graph, original)
-    content = serialise(graph, original, metadata)
-    check(content)
+    stated = with_header(graph, original, metadata)
+    content = to_bytes(stated)
+    check(runnable(stated, content))
     return content
 
 
-def serialise(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of the file, unchecked."""
+def with_header(graph: ir.Model, original: ir.Model, metadata: Mapping[str, str]) -> ir.Model:
+    """Return the graph of the file: weights as they are stored, and what stands around the nodes."""
     stated = graph.clone()
     keep_header(stated, original)
     store(stated, original)
     stated.metadata_props.clear()
     stated.metadata_props.update(sorted({**original.metadata_props, **metadata}.items()))
-    return to_bytes(stated)
+    return stated
 
 
 def require_same_interface(graph: ir.Model, original: ir.Model) -> None:

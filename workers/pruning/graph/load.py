@@ -25,6 +25,7 @@ from workers.pruning.graph.recognise import refuse_other_formats
 from workers.pruning.graph.simplify import simplify
 from workers.pruning.graph.split import companion_of
 from workers.pruning.graph.text import check_text
+from workers.pruning.graph.widen import widen
 from workers.pruning.graph.wire import Span, skeleton
 from workers.pruning.types import TensorSpec
 
@@ -141,6 +142,15 @@ def _wrong_size(name: str, shape: Sequence[int], actual: object, allowed: object
 def _check_inferred(proto: onnx.ModelProto, spans: dict[int, Span], caps: Caps) -> None:
     """Run the full checker and shape inference on the skeleton, then the caps on every inferred shape."""
     bare = _without_large_weights(proto, spans)
+    try:
+        _check_bare(bare, caps)
+    except InvalidGraph:
+        if not widen(bare):
+            raise
+        _check_bare(bare, caps)  # as exporters write bfloat16 under opsets that do not know it
+
+
+def _check_bare(bare: onnx.ModelProto, caps: Caps) -> None:
     try:
         check_elements(_shapes(_inferred_without_slices(bare)), caps)
         inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=False, data_prop=True)

@@ -6,9 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph
-from workers.pruning.graph.load import input_specs, load
+from workers.pruning.graph.load import load
 from workers.pruning.graph.runtime import Session, random_inputs
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.twin import fed_specs, runnable
 from workers.pruning.graph.values import constant
 from workers.pruning.graph.weights import clone, set_initializer
 from workers.pruning.types import IntArray
@@ -47,8 +48,8 @@ def open_batch(graph: ir.Model) -> ir.Model:
     _forget_shapes(opened)
     content = to_bytes(opened)
     opened = load(content)
-    if all(isinstance(length, int) for spec in input_specs(opened) for length in spec.shape[1:]):
-        _require_independent(content, opened, batch)
+    if all(isinstance(length, int) for spec in fed_specs(opened) for length in spec.shape[1:]):
+        _require_independent(runnable(opened, content), opened, batch)
     return opened
 
 
@@ -76,7 +77,7 @@ def _require_independent(content: bytes, opened: ir.Model, batch: int) -> None:
     """Compare a batch of twice the old size with its two halves; `content` is the file of the opened network."""
     where = f"first axis of {', '.join(repr(value.name) for value in opened.graph.inputs)}"
     advice = "Export the network with a dynamic batch axis."
-    inputs = random_inputs(input_specs(opened), seed=0, batch=2 * batch)
+    inputs = random_inputs(fed_specs(opened), seed=0, batch=2 * batch)
     halves = [[array[part] for array in inputs] for part in (slice(0, batch), slice(batch, None))]
     try:
         session = Session(content, optimised=False)

@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from workers.pruning.graph.widen import widen, widened
+
 _LARGE_BYTES: Final = 1024
 _BITS_PER_BYTE: Final = 8
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of ModelProto, GraphProto, TensorProto
@@ -23,6 +25,16 @@ def to_bytes(graph: ir.Model) -> bytes:
     gives the form that others take.
     """
     return b"".join(_parts(graph))
+
+
+def twin_bytes(graph: ir.Model) -> bytes:
+    """Serialise the float32 twin of a graph that computes in bfloat16; see `widen`."""
+    weights = _large(graph)
+    proto = _skeleton(graph, weights)
+    narrow = {entry.name for entry in proto.graph.initializer if entry.data_type == onnx.TensorProto.BFLOAT16}
+    widen(proto)
+    wide = {name: widened(held) if name in narrow else held for name, held in weights.items()}
+    return b"".join(assembled(proto, wide))
 
 
 def size_bytes(graph: ir.Model) -> int:

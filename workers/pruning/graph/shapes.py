@@ -17,6 +17,7 @@ NOMINAL_SIDE: Final = 224
 NOMINAL_LENGTH: Final = 64
 _IMAGE_RANK: Final = 4
 _MAX_ROUNDS: Final = 4
+_UNSUPPORTED: Final = "bfloat16"  # what onnx says of an opset that lacks it; `load` checked such a file in float32
 _SAME_SHAPE: Final = frozenset({"GroupNormalization"})
 _SMALL_BYTES = 1024  # weights up to this size are shown to shape inference: Reshape and Slice read them
 
@@ -214,7 +215,12 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
             node.op_type = "Identity"
             del node.input[1:], node.attribute[:]
     try:
-        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        try:
+            return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        except onnx.shape_inference.InferenceError as error:
+            if _UNSUPPORTED not in str(error):
+                raise
+            return onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise InvalidGraph("The shapes of the graph contradict each other", actual=_first_line(error)) from error
 

@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph, SurgeryCheckFailed
-from workers.pruning.graph.runtime import Session
-from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.twin import session
 from workers.pruning.graph.weights import clone
 from workers.pruning.types import AnyArray
 
@@ -33,6 +32,8 @@ def check(masked: ir.Model, cut: ir.Model, *, seed: int, num_inputs: int = _NUM_
 
     Units: largest absolute difference of an output over the largest absolute value of that output of `masked` on any
     of the inputs.
+
+    Networks that compute in bfloat16 are compared through their float32 twins, see `graph.twin`.
 
     Raises:
         SurgeryCheckFailed: the difference exceeds 1e-4 (2e-2 for float16), shapes differ, or only one of them runs.
@@ -97,8 +98,8 @@ def _reference(masked: ir.Model, rng: np.random.Generator, num_inputs: int) -> t
 
 
 def _outputs(graph: ir.Model, batches: Sequence[_Feed]) -> list[_Feed]:
-    session = Session(to_bytes(graph), optimised=False)
-    return [session.run(batch) for batch in batches]
+    opened = session(graph, optimised=False)
+    return [opened.run(batch) for batch in batches]
 
 
 def _difference(name: str, masked: AnyArray, cut: AnyArray, scale: float) -> float:
@@ -135,9 +136,14 @@ def _draw(graph: ir.Model, rng: np.random.Generator, batch: int) -> _Feed:
             length if isinstance(length, int) else (batch if axis == 0 else _OPEN_AXIS)
             for axis, length in enumerate(value.shape or ())
         ]
-        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+        dtype = _fed_type(value)
         if np.issubdtype(dtype, np.floating):
             arrays.append(rng.standard_normal(lengths).astype(dtype))
         else:
             arrays.append(rng.integers(0, 2, lengths).astype(dtype))
     return tuple(arrays)
+
+
+def _fed_type(value: ir.Value) -> np.dtype[np.generic]:
+    kind = value.dtype or ir.DataType.FLOAT
+    return np.dtype(np.float32) if kind == ir.DataType.BFLOAT16 else np.dtype(kind.numpy())

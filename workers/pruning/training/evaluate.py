@@ -16,7 +16,7 @@ from workers.pruning.errors import InvalidDataset, InvalidGraph
 from workers.pruning.graph import head as heads
 from workers.pruning.graph.head import Head
 from workers.pruning.graph.runtime import Session, fixed_batch
-from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.twin import session as open_session
 from workers.pruning.training.samples import Samples
 from workers.pruning.types import AnyArray, FloatArray, Json
 
@@ -103,7 +103,7 @@ def answer(
     head = heads.find(graph)
     if not head.is_classification:
         raise InvalidGraph("The network is no classifier", allowed="one output of shape (batch, classes)")
-    session = Session(to_bytes(graph), threads=threads)
+    session = open_session(graph, threads=threads)
     rows = [log_probabilities(outputs[0], head).astype(np.float32) for outputs in run_all(session, samples, progress)]
     return Answers(log_probabilities=np.concatenate(rows))
 
@@ -135,7 +135,7 @@ def relative_error(
 
     0 is equality; 1 is as far off as answering the original's mean. A constant output counts by its mean square.
     """
-    session, original = (Session(to_bytes(one), threads=threads) for one in (graph, reference))
+    session, original = (open_session(one, threads=threads) for one in (graph, reference))
     num_outputs = len(original.outputs)
     sums = np.zeros((num_outputs, 4))  # count, sum, sum of squares, sum of squared differences
     pairs = zip(run_all(session, samples, progress), run_all(original, samples, lambda _: None), strict=True)
