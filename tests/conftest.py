@@ -1,12 +1,17 @@
 """Fixtures of the whole suite: where real data lies, how hypothesis searches, how many threads torch uses."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A service inside the test's process tells its story beside what a command under test prints, not in it.
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 settings.register_profile(
     "default", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -16,11 +16,12 @@ def lines() -> Iterator[io.StringIO]:
     """What is logged, with the logging of the test run put back afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    before = structlog.get_config()
     stream = io.StringIO()
     configure_logging(level="info", stream=stream)
     yield stream
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 def parsed(lines: io.StringIO) -> list[dict[str, object]]:
