@@ -16,6 +16,7 @@ COMMANDS = (
     ("benchmarks.upload",),
     ("benchmarks.service_overhead",),
     ("benchmarks.agent",),
+    ("benchmarks.two_devices",),
     ("benchmarks.coverage",),
     ("benchmarks.resnet56", "--exports", "legacy_bn", "dynamo_bnfolded", "legacy_bnfolded", "dynamo_bn"),
 )

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from workers.report.differences import differing_layers
 from workers.report.page import render
 
 HOSTILE = "<script>alert(1)</script>"
@@ -435,8 +436,8 @@ def on_device(name: str, *, before: float, after: float, called: str = "", doubt
     }
 
 
-def aimed(device: str, *, slope: float, step: int) -> dict:
-    """How a latency target on one device was pursued, in two plans."""
+def aimed(device: str, *, saved: float, step: int) -> dict:
+    """How a latency target on one device was pursued, in two plans; a step of a group saves so many milliseconds."""
     plan = {
         "predicted_ms": 9.0,
         "measured_ms": 10.0,
@@ -460,7 +461,19 @@ def aimed(device: str, *, slope: float, step: int) -> dict:
             "factors": {"Conv": 1.2},
             "rows_asked": 12,
             "rows_reused": 3,
-            "layers": [{**layer, "ms_per_channel": {"0": slope}}],
+            "layers": [{**layer, "ms_per_channel": {"0": saved / step}}],
+            "groups": [
+                {
+                    "group": "g0",
+                    "layers": ["conv_1", "conv_<2>"],
+                    "width": 32,
+                    "kept": 24,
+                    "step": step,
+                    "original_ms": 4.0,
+                    "kept_ms": 3.0,
+                    "saved_by_step_ms": saved,
+                }
+            ],
         }
     }
 
@@ -506,29 +519,66 @@ def test_the_table_of_targets_has_a_column_for_each_device() -> None:
     assert "Gains at the edge" in page
 
 
-def test_plans_for_two_devices_differ_for_a_reason() -> None:
-    """Layers whose widths differ are listed with what a channel costs on each device, and in which steps."""
+def two_plans(*widths: int) -> dict:
+    """One layer at these widths: for the server, and for a board."""
     variants = []
     for target, width, facts in (
-        ("latency=8ms@dev_local", 24, aimed(SERVER, slope=0.001, step=16)),
-        (f"latency=8ms@{JETSON}", 8, aimed(JETSON, slope=0.25, step=4)),
+        ("latency=8ms@dev_local", widths[0], aimed(SERVER, saved=0.016, step=16)),
+        (f"latency=8ms@{JETSON}", widths[1], aimed(JETSON, saved=1.0, step=4)),
     ):
         found = result(target=target)
         found["facts"] = {"latency": facts}
+        found["devices"] = [
+            on_device(SERVER, before=8.0, after=4.0),
+            on_device(JETSON, before=40.0, after=22.0, called="Jetson"),
+        ]
         found["layers"] = [
             {"name": "conv_1", "kind": "Conv", "before": 32, "after": width},
             {"name": "fc", "kind": "Gemm", "before": 10, "after": 10},
         ]
         variants.append(found)
-    page = render({**variants[0], "variants": variants})
+    return {**variants[0], "variants": variants}
+
+
+def test_plans_for_two_devices_differ_for_a_reason() -> None:
+    """Layers whose widths differ are listed with what their channels take on each device, and what a step saves."""
+    page = render(two_plans(24, 8))
     reasons = page[page.index("Why plans for different devices differ") :]
     reasons = reasons[: reasons.index("</table>")]
 
-    assert '<th scope="row">conv_1</th><td>32</td><td>24</td><td>8</td>' in reasons
-    assert "1 µs a channel in steps of 16" in reasons
-    assert "250 µs a channel in steps of 4" in reasons
+    assert '<th scope="row">conv_1</th><td>32</td><td><strong>24</strong>' in reasons
+    assert f"4.00{MS} → 3.00{MS}, 25.0{PERCENT} of the original" in reasons
+    assert f"a step of 16 saves 0.1{PERCENT}" in reasons  # 0.016 of 16 ms
+    assert f"a step of 4 saves 6.2{PERCENT}" in reasons
+    assert "Layers of different widths: 1; of the same: 1." in reasons
     assert "fc" not in reasons
     assert page.count("was aimed at") == 2
     assert f"97.5{PERCENT}" in page  # 7.8 of 8 ms
     assert "after 1 correction." in page
     assert "12 new, 3 known before" in page
+    assert "conv_1 and 1 more</th><td>32 → 24</td><td>4</td>" in page
+
+
+def test_plans_that_do_not_differ_say_so() -> None:
+    """Two devices may well want the same."""
+    assert "They do not: every layer has the same width in each." in render(two_plans(24, 24))
+
+
+def test_targets_are_called_by_the_names_of_their_devices() -> None:
+    """Ids say nothing to a reader; they stay in the document."""
+    page = render(two_plans(24, 8))
+
+    assert "latency=8ms on Jetson" in page
+    assert JETSON not in page[: page.index("The whole result as JSON")]
+
+
+def test_two_results_are_compared_for_the_same_reasons() -> None:
+    """What `espalier compare` is told of two jobs."""
+    found = two_plans(24, 8)["variants"]
+    (only,) = differing_layers([("one", found[0]), ("other", found[1])])
+
+    assert (only.layer, only.widths) == ("conv_1", (24, 8))
+    assert only.why == (
+        "one: 25 % of the time on dev_local, a step of 16 saves 0.1 %; "
+        "other: 25 % of the time on Jetson, a step of 4 saves 6.2 %"
+    )

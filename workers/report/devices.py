@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.report.differences import LOCAL, differing_layers
+from workers.report.differences import LOCAL
 from workers.report.drawing import TEXT_WIDTH, WIDTH, Drawing, axis_below, axis_left, scale
+from workers.report.reasons import group_rows
 from workers.report.words import milliseconds, share, shortened, significant
 
 Facts = Mapping[str, Any]
@@ -44,6 +45,7 @@ class Aim:
     lines: tuple[tuple[str, str], ...]
     plans: tuple[tuple[str, ...], ...]
     layers: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[str, ...], ...]
 
 
 def listed(variant: Facts) -> list[Facts]:
@@ -133,6 +135,7 @@ def _aim(name: str, facts: Facts) -> Aim:
         lines=tuple(_aim_lines(facts)),
         plans=tuple(_plan(number, plan) for number, plan in enumerate(facts.get("plans", ()), start=1)),
         layers=tuple(_layer(layer) for layer in facts.get("layers", ())),
+        groups=tuple(group_rows(facts)),
     )
 
 
@@ -164,19 +167,6 @@ def _plan(number: int, plan: Facts) -> tuple[str, ...]:
 def _layer(layer: Facts) -> tuple[str, ...]:
     slopes = ", ".join(f"{significant(1000 * ms)} µs" for ms in layer["ms_per_channel"].values())
     return str(layer["layer"]), str(layer["row"]), milliseconds(layer["ms"]), share(layer["share"]), slopes
-
-
-def differences(variants: Sequence[Facts]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Give headings and rows of where plans for different devices differ, and why; nothing unless they do."""
-    aimed = [variant for variant in variants if aims(variant)]
-    devices = {device for variant in aimed for device in variant["facts"]["latency"]}
-    if len(aimed) < 2 or len(devices) < 2:
-        return [], []
-    found = differing_layers([(str(variant["target"]), variant) for variant in aimed])
-    names = [str(variant["target"]) for variant in aimed]
-    return ["layer", "original", *names, "why"], [
-        (one.layer, str(one.before), *(str(width) for width in one.widths), one.why) for one in found
-    ]
 
 
 def gains(variants: Sequence[Facts]) -> Drawing | None:

@@ -30,7 +30,7 @@ def differing_layers(plans: Sequence[tuple[str, Facts]]) -> list[Difference]:
     """Give the layers whose widths differ between plans of one network, those that differ most first.
 
     Each plan is its name and a result, or a variant of one. The reason is what the devices' latency models say of the
-    layer: its share of the time, what a channel costs, and the step in which the device likes its widths.
+    layer's channels: their share of the time, and what giving up a step of them saves.
     """
     tables = [{str(layer["name"]): layer for layer in plan.get("layers", ())} for _, plan in plans]
     found = []
@@ -55,23 +55,25 @@ def _pursued(plan: Facts) -> dict[str, Facts]:
     return {str(name): facts for name, facts in latency.items()} if isinstance(latency, Mapping) else {}
 
 
+def group_of(facts: Facts, layer: str) -> Facts | None:
+    """Give what a latency model says of the group that a layer writes; None where it says nothing."""
+    return next((one for one in facts.get("groups") or () if layer in one["layers"]), None)
+
+
 def _why(title: str, plan: Facts, layer: str) -> str:
-    """Say what a plan's devices found about a layer; nothing where it is not among those that take longest."""
+    """Say what a plan's devices found about a layer; nothing where they say nothing of it."""
     names = {str(one["device"]): str(one.get("name") or one["device"]) for one in plan.get("devices") or ()}
-    said = [
-        _cost(names.get(device, device), known, facts.get("steps") or {})
-        for device, facts in _pursued(plan).items()
-        for known in facts.get("layers", ())
-        if known["layer"] == layer
-    ]
-    return f"{title}: {', '.join(said)}" if said else ""
+    said = [_cost(names.get(device, device), facts, layer) for device, facts in _pursued(plan).items()]
+    words = ", ".join(filter(None, said))
+    return f"{title}: {words}" if words else ""
 
 
-def _cost(device: str, known: Facts, learned: Mapping[str, int]) -> str:
-    slope = max((float(ms) for ms in known["ms_per_channel"].values()), default=0.0)
-    step = learned.get(str(known.get("kind")))
-    words = f"{100 * known['share']:.0f} % of the time on {device}, {1000 * slope:.3g} µs a channel"
-    return words if step is None else f"{words} in steps of {step}"
+def _cost(device: str, facts: Facts, layer: str) -> str:
+    group, whole = group_of(facts, layer), float(facts["original_ms"])
+    if group is None:
+        return ""
+    takes, saves = (100 * float(group[key]) / whole for key in ("original_ms", "saved_by_step_ms"))
+    return f"{takes:.0f} % of the time on {device}, a step of {group['step']} saves {saves:.2g} %"
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from workers.report import devices as on_devices
 from workers.report import pictures, summary
 from workers.report.drawing import Drawing
 from workers.report.extras import Extra, extras
+from workers.report.reasons import compared, in_names
 from workers.report.summary import Facts, Row, StageRow
 from workers.report.words import plain, seconds, share, spelled
 
@@ -51,7 +52,7 @@ class Part:
 
 def render(result: Mapping[str, Any]) -> str:
     """Give the page of a result; the same result gives the same bytes."""
-    variants = result.get("variants") or [result]
+    variants = [in_names(variant) for variant in result.get("variants") or [result]]
     return _template().render(
         title=f"Pruned to {', '.join(str(one['target']) for one in variants)}",
         source=result.get("source") or {},
@@ -62,7 +63,7 @@ def render(result: Mapping[str, Any]) -> str:
         tradeoff=pictures.tradeoff(variants),
         device_tradeoffs=on_devices.tradeoffs(variants),
         device_gains=on_devices.gains(variants) if len(variants) > 1 else None,
-        differences=on_devices.differences(variants),
+        comparison=compared(variants),
         timing=_timing(result),
         frozen=result.get("frozen", ()),
         sections=[(title, lines) for title, lines in _sections(result, variants) if lines],

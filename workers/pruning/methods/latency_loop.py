@@ -296,7 +296,7 @@ def _facts(task: Task, pursuit: Pursuit, chosen: _Try, tries: Sequence[_Try]) ->
         "groups": by_group(
             task.grouping,
             chosen.kept,
-            pursuit.limit(1.0, task.round_to).steps,
+            model.group_steps(task.round_to),
             original=model.timed_layers(pursuit.original_ms),
             pruned=model.timed_layers(reached),
         ),
