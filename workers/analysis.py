@@ -6,11 +6,12 @@ from typing import Final
 
 import onnx_ir as ir
 
+from workers.predicted import predict
 from workers.pruning.allocation.budget import reachable
 from workers.pruning.graph import cost, head, load
 from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.graph.twin import notes
-from workers.pruning.groups.cost_model import cost_model, to_json
+from workers.pruning.groups.cost_model import to_json
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
 from workers.pruning.types import Cost, CostModel, Json, Metric, TensorSpec
@@ -24,7 +25,7 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
     shapes = known_shapes(graph)
     grouping = find(graph, shapes=shapes.at_one)
     before = cost.count(graph, shapes.nominal)
-    model = cost_model(graph, grouping, shapes=shapes.nominal, full_bytes=before.size_bytes)
+    model = predict(graph, grouping, shapes=shapes.nominal, before=before)
     outputs = head.find(graph)
     groups = explain(graph, grouping, model)
     rehearsal = rehearse(graph, grouping, [_share(group) for group in groups], macs=before.macs)

@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from workers.prune_spec import PruneSpec
 from workers.pruning.export.parity import parity
-from workers.pruning.export.storage import rounded
 from workers.pruning.export.write import write
 from workers.pruning.graph import load
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
+from workers.pruning.graph.storage import rounded
 from workers.pruning.methods import METHODS, require_aim
 from workers.pruning.methods.room import lack
 from workers.pruning.methods.task import Outcome, Task

@@ -17,26 +17,27 @@ from workers import analysis, result
 from workers.aim import Aimed, aim
 from workers.network_files import Source, ship
 from workers.phase_times import PhaseTimes
+from workers.predicted import around, lowered, predict
 from workers.progress import Part
 from workers.prune_spec import LATENCY, PruneSpec, Target, budgets, latency_budgets
 from workers.pruning.allocation.budget import require_reachable
 from workers.pruning.graph import cost, head, load, twin
 from workers.pruning.graph.open_batch import open_batch
 from workers.pruning.graph.shapes import known_shapes
-from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.methods import transfer
 from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
-from workers.pruning.types import Cost, Json, Phase, Run
+from workers.pruning.types import Budget, Cost, Json, Metric, Phase, Run
 from workers.report.page import render
 from workers.timed import Timed, Timer
 
 VERSION: Final = "0.1.0"
 REPORT_NAME: Final = "report.json"
 PAGE_NAME: Final = "report.html"
+_ANY_DIGEST: Final = "0" * 64
 METADATA_PREFIX: Final = "espalier."
 
 
@@ -78,15 +79,15 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     variants, timer = [], Timer(spec=spec, task=task)
     for number, targets in enumerate(spec.target_sets):
         prefix = f"{number}-" if len(spec.target_sets) > 1 else ""
-        aimed = _aimed(task, targets, prefix)
+        aimed = _aimed(task, number, targets, prefix)
         part = Part(run.report, number / len(spec.target_sets), (number + 1) / len(spec.target_sets))
         aimed = replace(aimed, run=replace(run, report=part))
-        shipped = aim(spec, aimed, before, _metadata(spec, targets, source, run.seed))
+        shipped = aim(spec, aimed, before, _metadata(spec, targets, source.sha256, run.seed))
         of_variant = shipped.pruned.before or before
         content = shipped.pruned.content
         files = ship(content, out / f"{prefix}pruned.onnx", apart=source.companion_sha256 is not None)
         timed = timer.time(source.content, content)
-        variant = _result(aimed, targets, of_variant, shipped, timed) | files
+        variant = _result(aimed, targets, of_variant, shipped, timed, size_bytes=int(str(files["size_bytes"]))) | files
         variant |= {
             "target": _in_words(spec, targets),
             "latency": timed.comparison(),
@@ -110,9 +111,9 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     return stated
 
 
-def _aimed(task: Task, targets: tuple[Target, ...], prefix: str) -> Task:
+def _aimed(task: Task, number: int, targets: tuple[Target, ...], prefix: str) -> Task:
     """Give the task of one set of targets."""
-    exact, latencies = budgets(targets, cost.count(task.graph)), latency_budgets(targets)
+    exact, latencies = task.job_budgets[number], latency_budgets(targets)
     return replace(task, budgets=exact, latency_budgets=latencies, step_prefix=prefix)
 
 
@@ -140,8 +141,8 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
     grouping = find(graph, include=spec.include, exclude=spec.exclude, shapes=shapes.at_one)
     require_prunable(grouping)
     before = cost.count(graph, shapes.nominal)
-    model = cost_model(graph, grouping, shapes=shapes.nominal, full_bytes=before.size_bytes)
-    job_budgets = tuple(budgets(targets, before) for targets in spec.target_sets)
+    model = predict(graph, grouping, shapes=shapes.nominal, before=before)
+    job_budgets = _job_budgets(spec, (uploaded, graph), before, run.seed, apart=isinstance(network, bytes))
     for exact in job_budgets:
         require_reachable(model, exact, min_keep=spec.min_keep, round_to=spec.round_to)
     data = _data(spec, graph, dataset, run)
@@ -164,6 +165,19 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
     )
 
 
+def _job_budgets(
+    spec: PruneSpec, graphs: tuple[ir.Model, ir.Model], before: Cost, seed: int, *, apart: bool
+) -> tuple[tuple[Budget, ...], ...]:
+    """Limits of what is counted, for each set of targets; that of the file keeps room for what is around the graph."""
+    exact = [budgets(targets, before) for targets in spec.target_sets]
+    if not any(budget.metric is Metric.SIZE_BYTES for limits in exact for budget in limits):
+        return tuple(exact)
+    uploaded, graph = graphs
+    metadata = [_metadata(spec, targets, _ANY_DIGEST, seed) for targets in spec.target_sets]
+    rooms = around(graph, uploaded, metadata, apart=apart)
+    return tuple(lowered(limits, room) for limits, room in zip(exact, rooms, strict=True))
+
+
 def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> Dataset:
     inputs = twin.fed_specs(graph)
     if dataset is None:
@@ -181,9 +195,9 @@ def _original(task: Task) -> Evaluation:
     return Evaluation(num_samples=len(task.data.validation))
 
 
-def _metadata(spec: PruneSpec, targets: tuple[Target, ...], source: Source, seed: int) -> dict[str, str]:
+def _metadata(spec: PruneSpec, targets: tuple[Target, ...], sha256: str, seed: int) -> dict[str, str]:
     return {
-        f"{METADATA_PREFIX}source_sha256": source.sha256,
+        f"{METADATA_PREFIX}source_sha256": sha256,
         f"{METADATA_PREFIX}method": spec.method,
         f"{METADATA_PREFIX}target": _in_words(spec, targets),
         f"{METADATA_PREFIX}seed": str(seed),
@@ -202,10 +216,10 @@ def _asked(spec: PruneSpec, task: Task) -> dict[str, Json]:
 
 
 def _result(
-    task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, timed: Timed
+    task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, timed: Timed, *, size_bytes: int
 ) -> dict[str, Json]:
     outcome, latency = shipped.pruned.outcome, timed.local
-    reached = cost.count(outcome.graph)
+    reached = replace(cost.count(outcome.graph), size_bytes=size_bytes)
     limits = [_limit(task, target, reached, timed) for target in targets]
     return {
         "before": result.side(cost.count(task.graph), before, latency.get("before")),

@@ -6,10 +6,10 @@ import onnx
 import onnx_ir as ir
 
 from workers.pruning.errors import ParityFailed
-from workers.pruning.export.storage import store
 from workers.pruning.graph.load import input_specs, output_specs
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.split import as_file_or_bytes
+from workers.pruning.graph.storage import store
 from workers.pruning.graph.twin import runnable
 
 

@@ -7,8 +7,8 @@ from typing import Final
 import onnx_ir as ir
 
 from workers.pruning.errors import UnknownShape
-from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.shapes import Shapes, nominal_shapes
+from workers.pruning.graph.storage import file_bytes
 from workers.pruning.graph.tables import is_turned_table
 from workers.pruning.graph.values import is_float
 from workers.pruning.types import Cost
@@ -25,7 +25,7 @@ def count(graph: ir.Model, shapes: Shapes | None = None) -> Cost:
     the literature; biases, normalisation, activation and pooling are not counted.
 
     Units: MACs; float initializer elements (running statistics of BatchNormalization included); bytes of the
-    serialised graph; bytes of activations, see `peak_activation_bytes`.
+    file; bytes of activations, see `peak_activation_bytes`.
 
     Raises:
         UnknownShape: a shape still depends on something when the batch is one; the message names the value.
@@ -34,7 +34,7 @@ def count(graph: ir.Model, shapes: Shapes | None = None) -> Cost:
     return Cost(
         macs=sum(_node_macs(graph, shapes).values()),
         params=num_params(graph),
-        size_bytes=size_bytes(graph),
+        size_bytes=file_bytes(graph),
         peak_activation_bytes=_peak(graph, shapes),
     )
 

@@ -9,6 +9,7 @@ from workers.pruning.errors import InvalidGraph
 from workers.pruning.graph.load import load
 from workers.pruning.graph.runtime import Session, random_inputs
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.storage import remember_storage
 from workers.pruning.graph.twin import fed_specs, runnable
 from workers.pruning.graph.values import constant
 from workers.pruning.graph.weights import clone, set_initializer
@@ -48,6 +49,7 @@ def open_batch(graph: ir.Model) -> ir.Model:
     _forget_shapes(opened)
     content = to_bytes(opened)
     opened = load(content)
+    remember_storage(opened, graph)
     if all(isinstance(length, int) for spec in fed_specs(opened) for length in spec.shape[1:]):
         _require_independent(runnable(opened, content), opened, batch)
     return opened

@@ -54,6 +54,11 @@ def split(content: bytes, location: str) -> Split:
     return Split(network=bare, weights=tuple(weights))
 
 
+def most_apart(num_weights: int, location: str) -> int:
+    """Most bytes that two files have more than one, for so many large weights: references and padding."""
+    return num_weights * (_ALIGNMENT_BYTES - 1 + len(reference(location, LARGEST_MESSAGE**2, LARGEST_MESSAGE**2)))
+
+
 def write_split(content: bytes, path: Path) -> tuple[Path, Path]:
     """Write a network to `path` and its large weights to the file beside; gives both."""
     beside = place_beside(path)

@@ -9,8 +9,8 @@ from typing import Final, cast
 import onnx_ir as ir
 
 from workers.pruning.graph.cost import live_values, node_macs
-from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.shapes import Shapes, nominal_shapes
+from workers.pruning.graph.storage import file_bytes, stored_bytes
 from workers.pruning.graph.values import attribute, constant, is_float
 from workers.pruning.groups.lengths import ONE, Axes, Axis, Lengths
 from workers.pruning.types import CostModel, Grouping, Json, Length, Term
@@ -40,10 +40,10 @@ def cost_model(
     shapes = nominal_shapes(graph) if shapes is None else shapes
     axes = Lengths(graph, grouping, shapes)
     weights = [value for value in graph.graph.initializers.values() if is_float(value)]
-    sized = [(_weight_bytes(value), axes.of(value)) for value in weights]
+    sized = [(stored_bytes(value), axes.of(value)) for value in weights]
     widths = [group.width for group in grouping.groups]
     full = sum(width * prod(_full(axis, widths) for axis in axes_of) for width, axes_of in sized)
-    rest = (size_bytes(graph) if full_bytes is None else full_bytes) - full + _growth(graph, grouping)
+    rest = (file_bytes(graph) if full_bytes is None else full_bytes) - full + growth(graph, grouping)
     return CostModel(
         widths=tuple(group.width for group in grouping.groups),
         macs=_merged(_macs(graph, axes, shapes)),
@@ -54,11 +54,6 @@ def cost_model(
     )
 
 
-def _weight_bytes(value: ir.Value) -> float:
-    tensor = value.const_value
-    return 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
-
-
 def _full(axis: Axis, widths: Sequence[int]) -> int:
     return sum(
         prod(length.fixed + sum(positions * widths[group] for group, positions in length.parts) for length in summand)
@@ -66,8 +61,8 @@ def _full(axis: Axis, widths: Sequence[int]) -> int:
     )
 
 
-def _growth(graph: ir.Model, grouping: Grouping) -> int:
-    """Bytes by which a cut may make anything but weights grow: lists of lengths that it has to write out."""
+def growth(graph: ir.Model, grouping: Grouping) -> int:
+    """Most bytes by which a cut makes anything but weights grow: lists of lengths that it has to write out."""
     return sum(_listed_bytes(node, grouping) for node in graph.graph if not node.domain and _is_listed(node))
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.graph.constants import STORED_AS
+from workers.pruning.graph.save import size_bytes
 from workers.pruning.graph.values import constant, fresh_name, initializer
-from workers.pruning.graph.weights import replace_weights
+from workers.pruning.graph.weights import clone, replace_weights
 from workers.pruning.types import AnyArray
 
 
@@ -31,6 +32,31 @@ def store(graph: ir.Model, original: ir.Model) -> None:
         to = ir.AttrInt64("to", int(ir.DataType.FLOAT))
         casts.append(ir.node("Cast", [held], {"to": to}, name=f"{held.name}_cast", outputs=[made]))
     graph.graph.insert_before(graph.graph[0], casts)
+
+
+def file_bytes(graph: ir.Model) -> int:
+    """Length of the file of a graph: that of its bytes, with these weights as they are stored."""
+    if not any(STORED_AS in value.metadata_props for value in graph.graph.initializers.values()):
+        return size_bytes(graph)
+    stated = clone(graph)
+    store(stated, graph)
+    return size_bytes(stated)
+
+
+def stored_bytes(value: ir.Value) -> float:
+    """Bytes that each number of a weight takes in the file."""
+    kind = value.metadata_props.get(STORED_AS)
+    if kind is not None and value.dtype == ir.DataType.FLOAT:
+        return float(ir.DataType[kind].itemsize)
+    tensor = value.const_value
+    return 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
+
+
+def remember_storage(graph: ir.Model, original: ir.Model) -> None:
+    """Note in place how the original's weights are stored, where a graph was read anew from bytes."""
+    for name, value in original.graph.initializers.items():
+        if STORED_AS in value.metadata_props and name in graph.graph.initializers:
+            graph.graph.initializers[name].metadata_props[STORED_AS] = value.metadata_props[STORED_AS]
 
 
 def _stored(graph: ir.Model, original: ir.Model) -> dict[str, AnyArray]:

@@ -7,11 +7,11 @@ import pytest
 
 from tests.networks import inputs, onnx_bytes
 from tests.workers.pruning.surgery.keeps import random_keep
-from workers.pruning.export.storage import rounded
 from workers.pruning.export.write import write
 from workers.pruning.graph.load import load
 from workers.pruning.graph.runtime import Session
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.storage import rounded
 from workers.pruning.graph.values import initializer
 from workers.pruning.groups.find import find
 from workers.pruning.surgery.cut import cut
