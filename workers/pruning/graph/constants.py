@@ -5,6 +5,7 @@ What is wholly known becomes an initializer; a Reshape target with one symbolic 
 """
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -60,6 +61,8 @@ class _Folder:
             self._settle_reshape(node)
         elif node.op_type == "Expand":
             self._settle_expand(node)
+        elif node.op_type == "Tile":
+            self._settle_tile(node)
         result = self._evaluate(node)
         if result is None:
             return
@@ -148,25 +151,53 @@ class _Folder:
         settled = _settled(target, node.inputs[0].shape)
         if settled is None:
             return
+        self._set_target(node, settled)
+        node.attributes.pop("allowzero", None)
+
+    def _set_target(self, node: ir.Node, entries: Sequence[int]) -> None:
         name = f"{node.name}_shape"
         while name in self.graph.initializers:
             name += "_"
-        value = initializer(name, np.asarray(settled, np.int64))
+        value = initializer(name, np.asarray(entries, np.int64))
         self.graph.register_initializer(value)
         node.replace_input_with(1, value)
-        node.attributes.pop("allowzero", None)
         self.changed = True
 
     def _settle_expand(self, node: ir.Node) -> None:
-        """Write down the shape that a target with symbolic axes gives, which onnx does not infer."""
+        """Write down the shape that a target with symbolic axes gives, which onnx does not infer.
+
+        Where these axes are those of the source, the target is a constant with 1 there, which leaves them as they are.
+        """
         source, target = node.inputs[0], self.symbolic.get(node.inputs[1]) if node.inputs[1] is not None else None
         if source is None or source.shape is None or target is None:
             return
-        lengths = _broadcast(list(source.shape), target.tolist())
-        output = node.outputs[0]
+        self._learn(node.outputs[0], _broadcast(list(source.shape), target.tolist()))
+        names = [None] * (len(target) - len(source.shape)) + [_axis_name(length) for length in source.shape]
+        if len(names) == len(target):
+            pairs = zip(target.tolist(), names, strict=True)
+            settled = [1 if entry is not None and entry == name else entry for entry, name in pairs]
+            if all(isinstance(entry, (int, np.integer)) for entry in settled):
+                self._set_target(node, [int(entry) for entry in settled])
+
+    def _settle_tile(self, node: ir.Node) -> None:
+        """Write down that axes which are not repeated keep their length, symbolic ones too; onnx does not infer it."""
+        source, repeats = node.inputs[0], constant(node.inputs[1])
+        if source is None or source.shape is None or repeats is None or repeats.shape != (len(source.shape),):
+            return
+        axes = zip(source.shape, repeats.tolist(), strict=True)
+        self._learn(node.outputs[0], [_repeated(length, count) for length, count in axes])
+
+    def _learn(self, output: ir.Value, lengths: Sequence[int | str | None] | None) -> None:
+        """Set a shape that says more than the one that is there."""
         if lengths is not None and _knowledge(lengths) > _knowledge(output.shape or ()):
             output.shape = ir.Shape(lengths)
             self.changed = True
+
+
+def _repeated(length: int | ir.SymbolicDim, count: int) -> int | str | None:
+    if isinstance(length, int):
+        return length * count
+    return _axis_name(length) if count == 1 else None
 
 
 def _broadcast(source: Sequence[object], target: Sequence[object]) -> list[int | str | None] | None:
@@ -207,6 +238,7 @@ def _equal(inputs: Sequence[Array | None]) -> Array | None:
 
 def _settled(target: Array, source: ir.Shape | None) -> list[int] | None:
     entries: list[int] = []
+    target = _rest_worked_out(target, source)
     for axis, entry in enumerate(target):
         if isinstance(entry, (int, np.integer)):
             entries.append(int(entry))
@@ -217,6 +249,17 @@ def _settled(target: Array, source: ir.Shape | None) -> list[int] | None:
         else:
             return None
     return entries
+
+
+def _rest_worked_out(target: Array, source: ir.Shape | None) -> Array:
+    """Put the number in place of a -1 where all symbolic axes of the source are in the target again."""
+    wanted: list[int | str | None] = target.tolist()
+    lengths = [] if source is None else [n if isinstance(n, int) else _axis_name(n) for n in source]
+    named = [sorted(entry for entry in side if isinstance(entry, str)) for side in (wanted, lengths)]
+    if None in [*wanted, *lengths] or wanted.count(-1) != 1 or named[0] != named[1]:
+        return target
+    whole, part = (prod(n for n in side if isinstance(n, int)) for side in (lengths, wanted))
+    return target if part == 0 or whole % part else np.where(target == -1, whole // -part, target)
 
 
 def _axis_name(length: object) -> str | None:

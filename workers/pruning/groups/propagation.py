@@ -14,6 +14,8 @@ from workers.pruning.groups.labels import FIXED, UNKNOWN, Labels, NotUnderstood,
 from workers.pruning.groups.ties import Ties
 from workers.pruning.types import Frozen, IntArray, Role
 
+_Shape = tuple[int | None, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tag:
@@ -131,15 +133,25 @@ class Propagation:
 
 
 def _shapes_at_one(graph: ir.Model, inferred: Shapes | None) -> Shapes:
-    """Shapes at batch 1; where the file forbids that batch, the shapes that hold for any."""
+    """Shapes at batch 1; where the file forbids that batch, the shapes that hold for any.
+
+    A length that is inferred at batch 1 no longer, because another one is open, is the one that the file has.
+    """
     listed = {value.name or "": value.shape for value in all_values(graph) if value.shape is not None}
     known = {
         name: tuple(length if isinstance(length, int) else None for length in shape) for name, shape in listed.items()
     }
     try:
-        return {**known, **(shapes_at_batch(graph) if inferred is None else inferred)}
+        found = shapes_at_batch(graph) if inferred is None else inferred
     except InvalidGraph:
         return known
+    return {**known, **{name: _filled(shape, known.get(name)) for name, shape in found.items()}}
+
+
+def _filled(shape: _Shape, known: _Shape | None) -> _Shape:
+    if known is None or len(known) != len(shape):
+        return shape
+    return tuple(there if here is None else here for here, there in zip(shape, known, strict=True))
 
 
 def fill_unknown(shape: Sequence[int], elements: int) -> tuple[int, ...]:

@@ -162,13 +162,46 @@ def _slice(surgeon: Surgeon, node: ir.Node) -> None:
 
 
 def _gather(surgeon: Surgeon, node: ir.Node) -> None:
-    read = surgeon.plan.value(node.inputs[0])
+    read, kept = surgeon.plan.value(node.inputs[0]), surgeon.plan.value(node.outputs[0])
     indices = constant(node.inputs[1])
-    if read is None or indices is None or read.axis != _axis(node, 0, len(node.inputs[0].shape or ())):  # type: ignore[union-attr]
+    axis = _axis(node, 0, len(node.inputs[0].shape or ()))  # type: ignore[union-attr]
+    if indices is not None and kept is not None and kept.axis == axis and _is_single(node, axis):
+        surgeon.put(node, 1, indices[kept.mask])
+    if read is None or indices is None or read.axis != axis:
         return
     positions = np.asarray(indices, np.int64) % len(read.mask)
     moved = np.cumsum(read.mask) - 1
     surgeon.put(node, 1, moved[positions[read.mask[positions]]].astype(indices.dtype))
+
+
+def _tile(surgeon: Surgeon, node: ir.Node) -> None:
+    """Fewer copies of a single position; what goes from several goes from every copy by itself."""
+    kept = surgeon.plan.value(node.outputs[0])
+    repeats = _listed(node, 1, "repeats")
+    if kept is not None and repeats is not None and _is_single(node, kept.axis):
+        repeats[kept.axis] = kept.count
+        _set_listed(surgeon, node, 1, "repeats", repeats)
+
+
+def _is_single(node: ir.Node, axis: int) -> bool:
+    """Whether an axis of the input has one position, of which the output holds copies."""
+    source = node.inputs[0]
+    return source is not None and source.shape is not None and source.shape[axis] == 1
+
+
+def _concat(surgeon: Surgeon, node: ir.Node) -> None:
+    """Leave out parts that are one position which goes: copies of a head that serves several."""
+    kept = surgeon.plan.value(node.outputs[0])
+    if kept is None or kept.axis != _axis(node, 1, len(kept_shape(node))):
+        return
+    start, stay = 0, []
+    for value in node.inputs:
+        length = int((value.shape or ())[kept.axis])  # type: ignore[union-attr,arg-type]
+        stay += [value] if length > 1 or kept.mask[start] else []
+        start += length
+    for index, value in enumerate(stay):
+        node.replace_input_with(index, value)
+    node.resize_inputs(len(stay))
 
 
 def _pad(surgeon: Surgeon, node: ir.Node) -> None:
@@ -227,6 +260,7 @@ def _norm_groups(surgeon: Surgeon, node: ir.Node) -> None:
 
 
 REWRITES: Final[dict[str, Rewrite]] = {
+    "Concat": _concat,
     "Conv": _groups,
     "ConvTranspose": _groups,
     "Expand": _expand,
@@ -239,4 +273,5 @@ REWRITES: Final[dict[str, Rewrite]] = {
     "Size": restore_size,
     "Slice": _slice,
     "Split": _split,
+    "Tile": _tile,
 }

@@ -81,7 +81,8 @@ def concat(state: Propagation, node: ir.Node) -> None:
             state.ties.unite(parts[0].compact, part.compact)
         widest = max(parts, key=lambda part: part.compact.size)
         parts = [Labels(part.shape, widest.compact) for part in parts]
-    state.put(node, concatenate(parts, axis))
+    copies = _copies(state, parts[0], axis, (len(parts),)) if len(set(node.inputs)) == 1 else None
+    state.put(node, concatenate(parts, axis) if copies is None else copies)
 
 
 def split(state: Propagation, node: ir.Node) -> None:
@@ -146,8 +147,8 @@ def gather(state: Propagation, node: ir.Node) -> None:
     positions: IntArray = np.asarray(indices, np.int64)
     if axis in labels.varying:
         positions = np.where(positions < 0, positions + length, positions)
-    picked = take(labels, axis, positions)
-    state.put(node, picked)
+    copies = _copies(state, labels, axis, positions.shape)
+    state.put(node, take(labels, axis, positions) if copies is None else copies)
 
 
 def _embedding(state: Propagation, node: ir.Node) -> None:
@@ -204,7 +205,11 @@ def expanded(state: Propagation, node: ir.Node) -> None:
     shape = list(state.output_shape(node))
     for axis in labels.varying:
         shape[axis - labels.ndim] = labels.shape[axis]
-    state.put(node, expand(labels, shape))
+    pairs = zip(labels.shape, shape[-labels.ndim :], strict=True)
+    repeated = [axis for axis, (old, new) in enumerate(pairs) if new not in {old, UNKNOWN}]
+    alike = len(shape) == labels.ndim and len(repeated) == 1
+    copies = _copies(state, labels, repeated[0], (shape[repeated[0]],)) if alike else None
+    state.put(node, expand(labels, shape) if copies is None else copies)
 
 
 def tile(state: Propagation, node: ir.Node) -> None:
@@ -213,7 +218,26 @@ def tile(state: Propagation, node: ir.Node) -> None:
     repeats = integers(node, 1, "repeats")
     if repeats is None:
         raise NotUnderstood("its repeats are missing")
+    repeated = [axis for axis, count in enumerate(repeats) if count != 1]
+    copies = _copies(state, labels, repeated[0], (repeats[repeated[0]],)) if len(repeated) == 1 else None
+    if copies is not None:
+        state.put(node, copies)
+        return
     for axis in labels.varying:
         if repeats[axis] != 1:
             labels = take(labels, axis, np.tile(np.arange(labels.shape[axis]), repeats[axis]))
     state.put(node, Labels(state.output_shape(node), labels.compact))
+
+
+def _copies(state: Propagation, labels: Labels, axis: int, counts: tuple[int, ...]) -> Labels | None:
+    """Labels of copies of the one head of keys or values that serves all heads of queries, None for anything else.
+
+    Each copy goes with the head that reads it; the head that they are copies of stays.
+    """
+    inside = labels.ndim - 2
+    if not state.whole_heads or axis >= inside or labels.shape[axis] != 1 or any(i < inside for i in labels.varying):
+        return None
+    if len(counts) != 1 or counts[0] == UNKNOWN or counts[0] <= 1:
+        return None
+    state.ties.freeze(labels.compact)
+    return along(state.ties.fresh(counts[0]), axis, labels.shape)
