@@ -45,9 +45,9 @@ def allocate(
         alpha: 0 ranks by score alone, 1 by score per cost.
         round_to: channels removed at a time. None chooses what the runtime likes (see alignment): steps by the width of
             the tensor, blocks kept filled, and savings of MACs that include the time to read parameters; where that
-            cannot reach the target, single channels; where it undershoots by more than a hundredth, one group or a few
-            get single channels back; where a hundredth of the whole network stays unused even so, single channels from
-            the start if they use more.
+            cannot reach the target, single channels; where it undershoots by more than a hundredth, single channels of
+            the group where they are worth most, or of a few, come back; where a hundredth of the whole network stays
+            unused even so, single channels from the start if they use more.
         min_keep: share of every group that stays at least.
         limits: predicted latencies that hold as well; with them, the devices' steps stand in for `round_to`.
 
@@ -64,7 +64,8 @@ def allocate(
     ledger = Ledger(model, budgets, macs_per_param=MACS_PER_PARAM if aligned else 0.0)
     gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
     removed = [queue.units(blocks) for queue, blocks in zip(queues, gone, strict=True)]
-    back = fill(ledger, removed) if aligned else [0] * len(removed)
+    worth = [scores.values[queue.order] for queue in queues]
+    back = fill(ledger, removed, worth) if aligned else [0] * len(removed)
     keep = _kept(grouping, queues, removed, back)
     if aligned and _unused(keep, grouping, model, budgets) > TOLERANCE:
         single = allocate(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep)

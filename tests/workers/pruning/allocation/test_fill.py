@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from tests.workers.pruning.allocation import hand
 from workers.pruning.allocation.budget import cost
-from workers.pruning.allocation.fill import TOLERANCE
+from workers.pruning.allocation.fill import TOLERANCE, fill
+from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.graph.load import load
 from workers.pruning.graph.open_batch import open_batch
@@ -27,3 +29,20 @@ def test_resnet20_lands_within_a_hundredth(data_dir, share, seed):
     kept = [int(keep.mask[group.start : group.stop].sum()) for group in grouping.groups]
 
     assert (1 - TOLERANCE) * limit <= cost(model, kept).macs <= limit
+
+
+def test_channels_that_are_worth_most_come_back():
+    """Of two groups that fit, the one whose scores are higher; without scores, the one that comes closest."""
+    model = hand.chain(8, 8)  # 3 a + a b + 2 b MACs: 104 in all
+    budget = Budget(metric=Metric.MACS, limit=45.0)
+    dear, cheap = np.full(8, 5.0), np.full(8, 0.1)
+
+    def back(worth):
+        ledger = Ledger(model, [budget])
+        for group in (0, 1):
+            ledger.remove(group, 4)  # 36 MACs are left: 7 a unit of the first, 6 one of the second
+        return fill(ledger, [4, 4], worth)
+
+    assert back([dear, cheap]) == [1, 0]
+    assert back([cheap, dear]) == [0, 1]
+    assert back(None) == [1, 0]
