@@ -93,6 +93,7 @@ class DeviceQuestion:
             items=tuple(items),
             threads=question.threads,
             batch=question.batch,
+            shapes={name: tuple(shape) for name, shape in question.shapes.items()} or None,
             warmup=_WARMUP,
             repeats=max(_LEAST_REPEATS, min(repeats, MAX_BATCH_SAMPLES // len(items))),
         )

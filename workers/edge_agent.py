@@ -102,7 +102,8 @@ class Agent:
 
     def _serve(self, lease: Json) -> None:
         """Measure what is leased, and keep the answer, whichever it is."""
-        items = lease["items"] or [{"name": _ALONE, **{key: lease[key] for key in ("sha256", "size_bytes", "content")}}]
+        alone = {key: lease.get(key) for key in ("sha256", "size_bytes", "content", "external_data")}
+        items = lease["items"] or [{"name": _ALONE, **alone}]
         words = "Measuring %s%s: %d threads, batch %d"
         more = f" and {len(items) - 1} more" if lease["items"] else ""
         log.info(words, lease["sha256"][:16], more, lease["threads"], lease["batch"])
@@ -121,8 +122,9 @@ class Agent:
             shutil.rmtree(networks, ignore_errors=True)
 
     def _fetch(self, items: Sequence[Json], networks: Path) -> None:
-        """Download every content once, under its digest."""
-        wanted = {item["sha256"]: item for item in items}
+        """Download every content once, under its digest; a file of weights is a content too."""
+        contents = [part for item in items for part in (item, item.get("external_data")) if part]
+        wanted = {part["sha256"]: part for part in contents}
         size = sum(item["size_bytes"] for item in wanted.values())
         free = shutil.disk_usage(self.folder.path).free
         if free < size + _MARGIN_BYTES:
@@ -142,11 +144,12 @@ class Agent:
     def _measure(self, lease: Json, items: Sequence[Json], networks: Path) -> Json:
         """Have all items timed in turn; one that kills the measuring process is left out, and the rest done again."""
         how = {key: lease[key] for key in ("threads", "batch", "provider", "warmup", "repeats", "profile")}
+        how["shapes"] = lease.get("shapes")
         seconds = min(_MEASURE_SECONDS * len(items), _MEASURE_SECONDS_OF_ALL)
         dead: dict[str, Json] = {}
         while True:
             left = [item for item in items if item["name"] not in dead]
-            listed = [{"name": item["name"], "network": str(networks / item["sha256"])} for item in left]
+            listed = [_listed(item, networks) for item in left]
             order = {"kind": "measure", "items": listed, "seconds": seconds, **how}
             try:
                 found = self._child(order, lambda: self._renew(lease), seconds=_LONGEST_SECONDS + seconds)
@@ -227,6 +230,13 @@ class Agent:
                 self.folder.keep({"lease": lease, "failure": words})
                 self._send_answer()
         self.folder.sent()
+
+
+def _listed(item: Json, networks: Path) -> Json:
+    """Give where a network lies, and the weights that lie in a file of their own."""
+    beside = item.get("external_data")
+    companion = None if beside is None else str(networks / beside["sha256"])
+    return {"name": item["name"], "network": str(networks / item["sha256"]), "companion": companion}
 
 
 def _lost_or(error: Refused) -> Exception:

@@ -13,11 +13,13 @@ from typing import Final
 MODULES: Final = (
     "workers/__init__.py",
     "workers/edge_agent.py",
+    "workers/edge_companion.py",
     "workers/edge_folder.py",
     "workers/edge_link.py",
     "workers/edge_measure.py",
     "workers/edge_profile.py",
     "workers/edge_signs.py",
+    "workers/edge_turn.py",
     "workers/pruning/__init__.py",
     "workers/pruning/errors.py",
     "workers/pruning/types.py",

@@ -18,8 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from workers.edge_companion import placed
 from workers.edge_profile import profile
 from workers.edge_signs import board, notes, signs, text
+from workers.edge_turn import one_at_a_time
 from workers.pruning.errors import PruningError
 from workers.pruning.graph.providers import available, full_name
 from workers.pruning.graph.runtime import Session, fixed_batch, random_inputs, runtime_version
@@ -84,7 +86,7 @@ def measure(order: Json, at: Callable[[str | None], None] = lambda _: None) -> J
     """Time the networks of an order in turn; gives a result for each, or its failure in the runtime's own words."""
     threads = int(order["threads"])
     machine = {**board(), **host()}  # before this process is pinned, which changes what it may use
-    with quiet(threads) as cpus:  # around loading too: the session's threads stay where they are made
+    with one_at_a_time(), quiet(threads) as cpus:  # around loading too: a session's threads stay where they are made
         subjects, failures = _prepare(order, at)
         at(None)
         before, begun, wall = signs(cpus), time.perf_counter(), datetime.now(UTC)
@@ -129,11 +131,14 @@ def _prepare(order: Json, at: Callable[[str | None], None]) -> tuple[list[_Subje
 
 def _load(item: Json, order: Json) -> _Subject:
     network = Path(item["network"])
+    if item.get("companion"):
+        network = placed(network, Path(item["companion"]))
     start = time.perf_counter()
     session = Session(network, threads=int(order["threads"]), provider=order["provider"])
     load_ms = (time.perf_counter() - start) * 1e3
     batch = fixed_batch(session.inputs) or int(order["batch"])
-    arrays = random_inputs(session.inputs, seed=0, batch=batch)
+    shapes = {name: tuple(lengths) for name, lengths in (order.get("shapes") or {}).items()}
+    arrays = random_inputs(session.inputs, seed=0, batch=batch, shapes=shapes)
     feeds = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
     return _Subject(name=item["name"], network=network, session=session, feeds=feeds, batch=batch, load_ms=load_ms)
 

@@ -4,6 +4,7 @@ It runs in a thread beside the worker's jobs; the timing lane sees to it that th
 """
 
 import contextlib
+import itertools
 import secrets
 import threading
 import time
@@ -20,7 +21,7 @@ from app.domain.target import LOCAL
 from app.errors import DatabaseUnavailable, DeviceLeaseLost, ServiceError, ValidationFailed
 from app.ids import Digest
 from app.services.assembly import Services
-from app.services.device_work import Lease
+from app.services.device_work import Lease, LeasedItem
 from workers.edge_link import answer_of
 from workers.folders import JobFolder
 from workers.lane import LaneClosed
@@ -89,14 +90,14 @@ class LocalDevice:
     def _timed(self, lease: Lease) -> dict[str, Any]:
         folder = JobFolder.make(self.services.settings.resolved_work_dir, f"asked.{lease.id}")
         try:
-            listed = _listed(lease)
-            for number, (_, digest) in enumerate(listed):
+            digests = _contents(lease)
+            for number, digest in enumerate(digests):
                 self.services.store.fetch(Digest(digest), folder.path / str(number))
 
             def opened(file: str) -> contextlib.AbstractContextManager[BinaryIO]:
                 return (folder.path / file).open("rb")
 
-            names = [str(number) for number in range(len(listed))]
+            names = [str(number) for number in range(len(digests))]
             return self.timer.time(lease.id, _order(lease), names, opened, stopping=self._keeper(lease))
         finally:
             folder.remove()
@@ -124,7 +125,7 @@ class LocalDevice:
         if "failure" in found:
             self._fail(lease, **found["failure"])
             return
-        items = [{"name": name, "sha256": digest} for name, digest in _listed(lease)]
+        items = [{"name": name, "sha256": digest} for name, digest, _ in _listed(lease)]
         answer = answer_of(found, items, alone=not lease.items)
         work = self.services.device_work
         try:
@@ -142,15 +143,32 @@ class LocalDevice:
         self.services.device_work.fail(self._row, lease.id, report)
 
 
-def _listed(lease: Lease) -> list[tuple[str, str]]:
-    """Give name and digest of each network of a lease."""
-    return [(item.name, item.sha256) for item in lease.items] or [(LOCAL, lease.sha256)]
+def _listed(lease: Lease) -> list[tuple[str, str, str | None]]:
+    """Give name and digest of each network of a lease, and the digest of the file of its weights if there is one."""
+    alone = [LeasedItem(name=LOCAL, sha256=lease.sha256, size_bytes=0, external_data=lease.external_data)]
+    listed = lease.items or alone
+    return [(one.name, one.sha256, one.external_data.sha256 if one.external_data else None) for one in listed]
+
+
+def _contents(lease: Lease) -> list[str]:
+    """Give the digests of all files of a lease: first the networks, in their order."""
+    listed = _listed(lease)
+    return [digest for _, digest, _ in listed] + [beside for _, _, beside in listed if beside is not None]
 
 
 def _order(lease: Lease) -> dict[str, Any]:
-    how = {name: getattr(lease, name) for name in ("threads", "batch", "provider", "warmup", "repeats", "profile")}
+    names = ("threads", "batch", "provider", "warmup", "repeats", "profile", "shapes")
+    how = {name: getattr(lease, name) for name in names}
+    listed = _listed(lease)
+    behind = itertools.count(len(listed))
     items = [
-        {"name": name, "kind": "network", "file": f"{number}.onnx"} for number, (name, _) in enumerate(_listed(lease))
+        {
+            "name": name,
+            "kind": "network",
+            "file": f"{number}.onnx",
+            "companion": None if beside is None else f"{next(behind)}.onnx",
+        }
+        for number, (name, _, beside) in enumerate(listed)
     ]
     return {"items": items, "threads": lease.threads, "batch": lease.batch, "exact": {**how, "seconds": _RUN_SECONDS}}
 

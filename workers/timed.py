@@ -108,25 +108,33 @@ class Timer:
         if stopwatch is None and device != LOCAL:
             return DeviceGone(f"{device} cannot be asked without a service", where=device)
         try:
-            return self._shaped(stopwatch or LocalStopwatch()).time(networks)
+            return shaped(stopwatch or LocalStopwatch(), self.task).time(networks)
         except (UnstableTiming, DeviceGone, DeviceRefused) as error:
             return error
         except InvalidGraph as error:  # of this process's own runtime; a service says that its device refused
             return DeviceRefused(error.detail, where=device, actual=error.actual)
 
-    def _shaped(self, stopwatch: Stopwatch) -> Stopwatch:
-        """Give a stopwatch that knows how long the free axes of this job's samples are."""
-        if not isinstance(stopwatch, ServiceStopwatch | LocalStopwatch):
-            return stopwatch
-        specs = {spec.name: spec.shape for spec in load.input_specs(self.task.graph)}
-        free = {name for name, shape in specs.items() if not all(isinstance(length, int) for length in shape[1:])}
-        given = {name: shape for name, shape in self._shapes().items() if name in free}
-        return replace(stopwatch, shapes={name: (stopwatch.batch, *shape[1:]) for name, shape in given.items()})
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        sample = self.task.data.validation.batch(np.zeros(1, np.int64))
-        specs = load.input_specs(self.task.graph)
-        return {spec.name: array.shape for spec, array in zip(specs, sample, strict=True)}
+def shaped(stopwatch: Stopwatch, task: Task) -> Stopwatch:
+    """Give a stopwatch that knows how long the free axes of this job's samples are."""
+    if not isinstance(stopwatch, ServiceStopwatch | LocalStopwatch):
+        return stopwatch
+    specs = {spec.name: spec.shape for spec in load.input_specs(task.graph)}
+    free = {name for name, shape in specs.items() if not all(isinstance(length, int) for length in shape[1:])}
+    given = {name: shape for name, shape in _shapes(task).items() if name in free} if free else {}
+    return replace(stopwatch, shapes={name: (stopwatch.batch, *shape[1:]) for name, shape in given.items()})
+
+
+def in_lengths(task: Task) -> Task:
+    """Give a task whose stopwatches know the same, for methods that ask devices on the way."""
+    watches = {device: shaped(stopwatch, task) for device, stopwatch in task.run.stopwatches.items()}
+    return replace(task, run=replace(task.run, stopwatches=watches))
+
+
+def _shapes(task: Task) -> dict[str, tuple[int, ...]]:
+    sample = task.data.validation.batch(np.zeros(1, np.int64))
+    specs = load.input_specs(task.graph)
+    return {spec.name: array.shape for spec, array in zip(specs, sample, strict=True)}
 
 
 def _compared(before: Measurement, after: Measurement) -> Comparison:

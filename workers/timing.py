@@ -74,7 +74,14 @@ def answer(question: Question, *, alone: bool) -> dict[str, Json]:
 
 def exactly(folder: Path, order: Mapping[str, Any], *, alone: bool) -> dict[str, Json]:
     """Time as a user asked: so many runs, with this provider; the answer is that of an agent."""
-    items = [{"name": item["name"], "network": str(folder / item["file"])} for item in order["items"]]
+    items = [
+        {
+            "name": item["name"],
+            "network": str(folder / item["file"]),
+            "companion": str(folder / item["companion"]) if item.get("companion") else None,
+        }
+        for item in order["items"]
+    ]
     found: dict[str, Any] = edge_measure.measure({**order["exact"], "items": items})
     return {**found, "host": {**found["host"], "alone": alone}}
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from app.api.schemas import Document, JobProblem, Sha256
-from app.domain.device import DeviceState, RequestState
+from app.domain.device import DeviceState, RequestState, Shapes
 from app.domain.report import MeasuredKind, MeasurementReport
 
 
@@ -75,6 +75,7 @@ class MeasurementRequest(Document):
     warmup: int
     repeats: int
     profile: bool = False
+    shapes: Shapes | None = None
     job: str | None = Field(default=None, description="The job that asks.")
     items: list[MeasurementItem] = Field(
         description="Where several are timed in turn; lists of requests leave them out."
@@ -89,6 +90,14 @@ class MeasurementRequest(Document):
     finished_at: datetime | None = None
 
 
+class LeasedCompanion(Document):
+    """The file that holds the weights of a leased network whose bytes do not."""
+
+    sha256: str = Sha256
+    size_bytes: int
+    content: str
+
+
 class LeasedItem(Document):
     """One of several networks that an agent is to time in turn."""
 
@@ -96,6 +105,7 @@ class LeasedItem(Document):
     sha256: str = Sha256
     size_bytes: int
     content: str
+    external_data: LeasedCompanion | None = None
 
 
 class Lease(Document):
@@ -111,6 +121,8 @@ class Lease(Document):
     warmup: int
     repeats: int
     profile: bool = False
+    shapes: Shapes | None = None
+    external_data: LeasedCompanion | None = None
     until: datetime
     items: list[LeasedItem] = Field(description="Empty: the one network above. Else these, run in turn.")
 

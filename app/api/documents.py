@@ -17,7 +17,7 @@ from app.db.tables import (
 )
 from app.domain.report import MeasurementReport
 from app.domain.timing import median_interval, unstable
-from app.services.device_work import Lease
+from app.services.device_work import Companion, Lease
 from app.services.devices import Device
 
 Json = dict[str, Any]
@@ -168,6 +168,7 @@ def measurement_request(row: MeasurementRequestRow, items: Sequence[MeasurementI
         "warmup": row.warmup,
         "repeats": row.repeats,
         "profile": row.profile,
+        "shapes": row.shapes,
         "job": row.job_id,
         "items": [_item(item) for item in items],
         "state": row.state,
@@ -208,6 +209,8 @@ def lease(found: Lease, device_id: str) -> Json:
         "warmup": found.warmup,
         "repeats": found.repeats,
         "profile": found.profile,
+        "shapes": found.shapes,
+        "external_data": _companion(found.external_data, content, 0),
         "until": timestamp(found.until),
         "items": [
             {
@@ -215,7 +218,15 @@ def lease(found: Lease, device_id: str) -> Json:
                 "sha256": item.sha256,
                 "size_bytes": item.size_bytes,
                 "content": f"{content}?item={position}",
+                "external_data": _companion(item.external_data, content, position),
             }
             for position, item in enumerate(found.items)
         ],
     }
+
+
+def _companion(found: Companion | None, content: str, position: int) -> Json | None:
+    if found is None:
+        return None
+    where = f"{content}?item={position}&part=external_data"
+    return {"sha256": found.sha256, "size_bytes": found.size_bytes, "content": where}

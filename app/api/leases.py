@@ -3,7 +3,7 @@
 import asyncio
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +32,9 @@ class ContentQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     item: int = Field(default=0, ge=0, lt=2**31, description="Position among the lease's items.")
+    part: Literal["network", "external_data"] = Field(
+        default="network", description="The network, or the file that holds its weights."
+    )
 
 
 class LeaseQuery(BaseModel):
@@ -130,7 +133,12 @@ async def get_leased_content(  # each part of the request is one argument
     _own(device, device_id)
     name = known_id(lease_id, "lse")
     row = await run_in_threadpool(parts.services.device_work.content, device, name, query.item)
-    return await send_content(request, parts.services.store, Digest(row.sha256), name=f"{row.sha256[:16]}.onnx")
+    digest, ending = row.sha256, "onnx"
+    if query.part == "external_data":
+        digest, ending = row.external_data_sha256, "data"
+        if not digest:
+            raise NotFound("The weights of this network lie in its own bytes.")
+    return await send_content(request, parts.services.store, Digest(digest), name=f"{digest[:16]}.{ending}")
 
 
 @router.post(

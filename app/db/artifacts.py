@@ -50,10 +50,13 @@ def referenced(session: Session) -> set[str]:
         CheckpointRow.sha256,
         StatisticsRow.sha256,
     )
-    waiting = select(MeasurementRequestRow.sha256).where(MeasurementRequestRow.state.in_(sorted(OPEN)))
-    items = (
-        select(MeasurementItemRow.sha256)
-        .join(MeasurementRequestRow, MeasurementRequestRow.id == MeasurementItemRow.request_id)
-        .where(MeasurementRequestRow.state.in_(sorted(OPEN)))
+    request, item = MeasurementRequestRow, MeasurementItemRow
+    leased = (request.sha256, request.external_data_sha256, item.sha256, item.external_data_sha256)
+    waiting = (
+        select(column)
+        .select_from(request)
+        .outerjoin(item, request.id == item.request_id)
+        .where(request.state.in_(sorted(OPEN)), column.is_not(None))
+        for column in leased
     )
-    return set(session.scalars(union_all(*(select(column) for column in columns), waiting, items)))
+    return set(session.scalars(union_all(*(select(column) for column in columns), *waiting)))

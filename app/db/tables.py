@@ -323,6 +323,9 @@ class MeasurementRequestRow(Tenanted, Base):
     model_id: Mapped[str | None] = mapped_column(ID)
     sha256: Mapped[str] = mapped_column(DIGEST, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInt)
+    external_data_sha256: Mapped[str] = mapped_column(DIGEST, server_default=text("''"), default="")
+    external_data_bytes: Mapped[int] = mapped_column(BigInt, server_default=text("0"), default=0)
+    shapes: Mapped[dict[str, object] | None]  # of inputs whose axes are free, by name
     threads: Mapped[int | None]
     batch: Mapped[int]
     provider: Mapped[str | None] = mapped_column(NAME)
@@ -359,6 +362,8 @@ class MeasurementItemRow(Tenanted, Base):
     key: Mapped[str | None] = mapped_column(Text)
     sha256: Mapped[str] = mapped_column(DIGEST, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInt)
+    external_data_sha256: Mapped[str] = mapped_column(DIGEST, server_default=text("''"), default="")
+    external_data_bytes: Mapped[int] = mapped_column(BigInt, server_default=text("0"), default=0)
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", ondelete="CASCADE"), index=True)
     model_id: Mapped[str | None] = mapped_column(ID)
     measurement_id: Mapped[str | None] = mapped_column(ForeignKey("measurements.id", ondelete="SET NULL"), index=True)

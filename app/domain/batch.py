@@ -13,6 +13,7 @@ from app.domain.device import (
     MIN_SAMPLE_MS,
     FailureReport,
     Host,
+    Shapes,
 )
 from app.domain.report import MAX_KEY, MAX_OPERATORS, MeasuredKind, OperatorTime
 
@@ -34,6 +35,8 @@ class BatchItem(BaseModel):
     key: str | None = Field(default=None, max_length=MAX_KEY)
     sha256: _Digest
     size_bytes: int = Field(ge=0)
+    external_data_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    external_data_bytes: int = Field(default=0, ge=0)
     artifact: str | None = None
     model: str | None = None
 
@@ -50,6 +53,7 @@ class BatchSpec(BaseModel):
     warmup: int = Field(default=10, ge=0, le=1000)
     repeats: int = Field(default=100, ge=6, le=MAX_SAMPLES)
     profile: bool = False
+    shapes: Shapes | None = None
 
     @model_validator(mode="after")
     def _names_differ_and_answers_fit(self) -> Self:

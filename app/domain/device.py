@@ -52,6 +52,10 @@ def _named(host: dict[str, Any]) -> dict[str, Any]:
 
 
 _Facts = Annotated[dict[str, Any], AfterValidator(_storable)]
+Shapes = Annotated[
+    dict[_Word, Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(max_length=16)]],
+    Field(max_length=64, description="Whole shapes of inputs whose axes are free beyond the first, by input name."),
+]
 Host = Annotated[
     _Facts,
     Field(min_length=1, max_length=128, description="What ran it; `cpu` and `os` at least."),
@@ -124,6 +128,7 @@ class MeasurementSpec(BaseModel):
     warmup: int = Field(default=10, ge=0, le=1000, description="Runs that are thrown away.")
     repeats: int = Field(default=100, ge=6, le=MAX_SAMPLES, description="Runs that are kept.")
     profile: bool = Field(default=False, description="Also tell what each operator takes, in runs of their own.")
+    shapes: Shapes | None = None
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:

@@ -18,7 +18,7 @@ from app.ids import new_id
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 _SLACK: Final = timedelta(seconds=2)  # by which two clocks may run apart over one measurement
 _SLACK_SHARE: Final = 1.05
-_HOW: Final = ("threads", "batch", "provider", "warmup", "repeats", "profile")
+_HOW: Final = ("threads", "batch", "provider", "warmup", "repeats", "profile", "shapes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,21 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """The file that holds the weights of a network whose bytes do not."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedItem:
     """One of several networks that an agent is to time in turn."""
 
     name: str
     sha256: str
     size_bytes: int
+    external_data: Companion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +59,8 @@ class Lease:
     repeats: int
     profile: bool
     until: datetime
+    external_data: Companion | None = None
+    shapes: Mapping[str, object] | None = None  # of inputs whose axes are free
     items: tuple[LeasedItem, ...] = ()  # in the order of their positions; none where one network is timed alone
 
 
@@ -257,8 +268,20 @@ def _lease(row: MeasurementRequestRow, items: Sequence[MeasurementItemRow]) -> L
         repeats=row.repeats,
         profile=row.profile,
         until=row.lease_until,
-        items=tuple(LeasedItem(name=item.name, sha256=item.sha256, size_bytes=item.size_bytes) for item in items),
+        external_data=companion(row),
+        shapes=row.shapes,
+        items=tuple(
+            LeasedItem(name=item.name, sha256=item.sha256, size_bytes=item.size_bytes, external_data=companion(item))
+            for item in items
+        ),
     )
+
+
+def companion(row: MeasurementRequestRow | MeasurementItemRow) -> Companion | None:
+    """Give the file that holds a network's weights, where its bytes do not."""
+    if not row.external_data_sha256:
+        return None
+    return Companion(sha256=row.external_data_sha256, size_bytes=row.external_data_bytes)
 
 
 def _lost(lease_id: str) -> DeviceLeaseLost:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from sqlalchemy import select
@@ -35,6 +35,7 @@ from app.services import batches, idempotency
 from app.settings import Settings
 
 _TOKEN_BYTES: Final = 32
+_BYTES: Final = ("sha256", "size_bytes", "external_data_sha256", "external_data_bytes")  # of what is to be timed
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -299,15 +300,13 @@ def _single(
     session: Session, tenant: str, device_id: str, spec: MeasurementSpec, *, now: datetime, expires_at: datetime
 ) -> MeasurementRequestRow:
     """Add a request of one network."""
-    sha256, size_bytes = _network(session, tenant, spec)
     row = MeasurementRequestRow(
         id=new_id("mrq"),
         tenant=tenant,
         device_id=device_id,
         artifact_id=spec.artifact,
         model_id=spec.model,
-        sha256=sha256,
-        size_bytes=size_bytes,
+        **_network(session, tenant, spec),
         **spec.model_dump(exclude={"artifact", "model", "networks"}),
         state=RequestState.QUEUED.value,
         attempts=0,
@@ -323,36 +322,31 @@ def _several(session: Session, tenant: str, spec: MeasurementSpec) -> BatchSpec:
     """Give the networks of a user's question as items, each under the id that it was asked by."""
     items = []
     for network in spec.networks or ():
-        sha256, size_bytes = _network(session, tenant, network)
         name = network.artifact or network.model or ""
-        items.append({**network.model_dump(), "name": name, "sha256": sha256, "size_bytes": size_bytes})
+        items.append({**network.model_dump(), "name": name, **_network(session, tenant, network)})
     if len({item["name"] for item in items}) != len(items):
         raise ValidationFailed("A network is named twice among `networks`.", advice="Name each once.")
     how = spec.model_dump(exclude={"artifact", "model", "networks"})
     return BatchSpec.model_validate({**how, "items": items})
 
 
-def _network(session: Session, tenant: str, asked: MeasurementSpec | NetworkRef) -> tuple[str, int]:
-    """Give digest and size of the bytes that are to be timed."""
+def _network(session: Session, tenant: str, asked: MeasurementSpec | NetworkRef) -> dict[str, Any]:
+    """Give digest and size of the bytes that are to be timed, and of the file of their weights if there is one."""
     if asked.model is not None:
         network = inputs.find(session, NetworkRow, tenant, asked.model)
         if network is None:
             raise NotFound(f"There is no model {asked.model}.")
-        if network.external_data_sha256:
-            raise ValidationFailed(
-                f"The weights of {asked.model} lie in a file of their own; devices are sent one file.",
-                advice="Save the network with its weights inside, which up to 2 GiB is possible.",
-            )
-        return network.sha256, network.size_bytes
+        return {name: getattr(network, name) for name in _BYTES}
     artifact = artifacts.find(session, tenant, asked.artifact or "")
     if artifact is None:
         raise NotFound(f"There is no artifact {asked.artifact}.")
     if artifact.kind != "onnx":
         raise ValidationFailed(f"{artifact.id} is a {artifact.kind}; only ONNX artifacts can be timed.")
-    made = artifacts.of_job(session, tenant, artifact.job_id)
-    if any(one.kind == "external_data" and one.target == artifact.target for one in made):
-        raise ValidationFailed(f"The weights of {artifact.id} lie in a file of their own; devices are sent one file.")
-    return artifact.sha256, artifact.size_bytes
+    found: dict[str, Any] = {"sha256": artifact.sha256, "size_bytes": artifact.size_bytes}
+    for one in artifacts.of_job(session, tenant, artifact.job_id):
+        if one.kind == "external_data" and one.target == artifact.target:
+            found |= {"external_data_sha256": one.sha256, "external_data_bytes": one.size_bytes}
+    return found
 
 
 def _askable(row: DeviceRow | None, device_id: str) -> None:

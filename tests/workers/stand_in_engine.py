@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,12 @@ class Engine:
             asked.append(TimedNetwork(name="row0", content=content, kind="layer", key="a layer"))
         answers = watch.time(asked)
         self.left.append(json.dumps(sorted(answers)).encode())
+
+    def time_at(self, argument):
+        """Have a device time the upload with inputs of these shapes."""
+        device, shapes = argument
+        watch = replace(self.run.stopwatches[device], shapes=shapes)
+        watch.time([TimedNetwork(name="original", content=self.network, kind="network")])
 
     def artifact(self, num_bytes):
         """Leave an artifact of some size."""

@@ -128,6 +128,33 @@ def test_a_poll_waits_for_work(device: Device) -> None:
 
 
 @ON_SQLITE
+def test_a_lease_brings_lengths_and_the_file_of_the_weights(served: Served, device: Device) -> None:
+    """A network of two files is two contents, each with its digest; one in a single file has no second."""
+    onnx = b"\x08\x07" + CONTENT
+    files = {"file": ("net.onnx", onnx), "external_data": ("net.data", b"weights")}
+    model = served.http.post("/v1/models", files=files).json()
+    asked = {"model": model["id"], "shapes": {"x": [1, 3, 8, 8]}}
+    request = served.http.post(f"{device.path}/measurements", json=asked).json()
+    lease = device.lease().json()
+    beside = lease["external_data"]
+    weights = served.http.get(beside["content"], headers=device.headers)
+    own = served.http.get(lease["content"], headers=device.headers)
+
+    assert request["shapes"] == lease["shapes"] == {"x": [1, 3, 8, 8]}
+    assert (weights.content, beside["size_bytes"], own.content) == (b"weights", 7, onnx)
+    assert beside["sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_network_in_one_file_has_no_second_content(device: Device) -> None:
+    """Whoever asks for it all the same is told so."""
+    device.ask()
+    lease = device.lease().json()
+    answer = device.http.get(lease["content"], params={"part": "external_data"}, headers=device.headers)
+
+    assert lease["external_data"] is None
+    assert (answer.status_code, "own bytes" in answer.json()["detail"]) == (404, True)
+
+
 def test_a_leased_network_can_be_kept_and_given_up(device: Device) -> None:
     """Renewing moves the lease's end; a failure ends the request with the device's words."""
     asked = device.ask()

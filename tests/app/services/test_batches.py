@@ -3,9 +3,8 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
-from app.db.tables import DeviceRow, NetworkRow
+from app.db.tables import DeviceRow
 from app.domain.batch import BatchItem, BatchReport, BatchSpec
 from app.domain.device import FailureReport, MeasurementSpec, NetworkRef, RequestState, read
 from app.errors import DeviceLeaseLost, DeviceRevoked, MeasurementRefused, NotFound, ValidationFailed
@@ -204,14 +203,3 @@ def test_a_question_that_is_none_is_refused(changes: dict[str, Any]) -> None:
     """Several are at least two, each is one network, and their samples fit one answer."""
     with pytest.raises(ValidationFailed):
         read(MeasurementSpec, changes)
-
-
-def test_a_network_in_two_files_is_not_sent_to_a_device(services: Services) -> None:
-    """Agents fetch one file: the user is told to put the weights inside."""
-    device = registered(services)
-    model = upload_model(services, CONTENTS["first"])
-    with services.database.unit_of_work() as session:
-        session.execute(update(NetworkRow).where(NetworkRow.id == model.id).values(external_data_sha256="0" * 64))
-
-    with pytest.raises(ValidationFailed, match="file of their own"):
-        services.devices.ask(TENANT, device.id, MeasurementSpec(model=model.id))

@@ -71,6 +71,32 @@ def reference(location: str, offset: int, length: int) -> bytes:
     return b"".join(_message(_EXTERNAL_DATA, entry) for entry in texts) + bytes([_DATA_LOCATION << 3 | _VARINT, 1])
 
 
+def locations(source: memoryview) -> set[str]:
+    """Return the names of the files that the initializers of a network refer to.
+
+    Raises:
+        InvalidGraph: the bytes are not a protobuf message, or end within a field.
+    """
+    tensors = (
+        tensor
+        for graph in _fields(source, 0, len(source))
+        if graph.number == _GRAPH and graph.wire_type == _BYTES
+        for tensor in _fields(source, graph.start, graph.stop)
+        if tensor.number == _INITIALIZER and tensor.wire_type == _BYTES
+    )
+    found = (_location(source, tensor) for tensor in tensors)
+    return {name for name in found if name is not None}
+
+
+def _location(source: memoryview, tensor: _Field) -> str | None:
+    for entry in _fields(source, tensor.start, tensor.stop):
+        if entry.number == _EXTERNAL_DATA and entry.wire_type == _BYTES:
+            texts = {field.number: field for field in _fields(source, entry.start, entry.stop)}
+            if set(texts) == {1, 2} and bytes(source[texts[1].start : texts[1].stop]) == b"location":
+                return bytes(source[texts[2].start : texts[2].stop]).decode("utf-8", errors="replace")
+    return None
+
+
 def _graph(
     source: memoryview, graph: _Field, spans: dict[int, Span], seen: int, instead: Callable[[Span], bytes]
 ) -> tuple[bytes, int]:
