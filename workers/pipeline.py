@@ -32,7 +32,7 @@ from workers.pruning.training.data import Dataset, describe_dataset, open_datase
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
 from workers.pruning.types import Budget, Cost, Json, Metric, Phase, Run
 from workers.report.page import render
-from workers.timed import Timed, Timer
+from workers.timed import Timed, Timer, in_lengths
 
 VERSION: Final = "0.1.0"
 REPORT_NAME: Final = "report.json"
@@ -72,7 +72,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
     run = replace(run, report=times)
     source = Source.of(network)
     # Weights that lie beside the network are in its content already; a single file is mapped rather than copied.
-    task = prepare(spec, network if source.companion_sha256 is None else source.content, dataset, run)
+    task = in_lengths(prepare(spec, network if source.companion_sha256 is None else source.content, dataset, run))
     out.mkdir(parents=True, exist_ok=True)
     before = _original(task)
     times.lap()
