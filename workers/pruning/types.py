@@ -158,6 +158,18 @@ class Cost:
     size_bytes: int
     peak_activation_bytes: int
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """The cost of two parts that run one after the other."""
+        return Cost(
+            macs=self.macs + other.macs,
+            params=self.params + other.params,
+            size_bytes=self.size_bytes + other.size_bytes,
+            peak_activation_bytes=max(self.peak_activation_bytes, other.peak_activation_bytes),
+        )
+
+
+NOTHING: Final = Cost(macs=0, params=0, size_bytes=0, peak_activation_bytes=0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:

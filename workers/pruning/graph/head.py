@@ -9,6 +9,8 @@ from workers.pruning.errors import InvalidGraph
 from workers.pruning.graph.values import integer, opset
 
 DECLARED: Final = "espalier.head"  # key of the metadata
+INNER: Final = "espalier.inner"  # the same, for outputs that stand for what a node reads which no gradient passes
+CARRIED: Final = "espalier.carried"  # and for outputs from which nothing is learned
 CLASSIFIER: Final = "classifier"
 _MATRIX: Final = 2
 _FIRST_OPSET_WITH_ONE_SOFTMAX_AXIS: Final = 13
@@ -63,7 +65,8 @@ def find(graph: ir.Model) -> Head:
     declared = graph.metadata_props.get(DECLARED)
     if declared not in {None, CLASSIFIER}:
         return Head.OTHER
-    outputs = graph.graph.outputs
+    added = added_outputs(graph)
+    outputs = [value for value in graph.graph.outputs if value.name not in added]
     if len(outputs) != 1:
         return Head.OTHER
     output = outputs[0]
@@ -84,6 +87,25 @@ def find(graph: ir.Model) -> Head:
     ):
         return Head.OTHER
     return _BY_LAST_OPERATOR.get(producer.op_type, Head.LOGITS)
+
+
+def inner_outputs(graph: ir.Model) -> frozenset[str]:
+    """Names of the outputs that stand for what a node reads which no gradient passes; see `trunk`."""
+    return _listed(graph, INNER)
+
+
+def added_outputs(graph: ir.Model) -> frozenset[str]:
+    """Names of the outputs that the network itself does not have."""
+    return _listed(graph, INNER) | _listed(graph, CARRIED)
+
+
+def carried_outputs(graph: ir.Model) -> frozenset[str]:
+    """Names of the outputs from which nothing is learned."""
+    return _listed(graph, CARRIED)
+
+
+def _listed(graph: ir.Model, key: str) -> frozenset[str]:
+    return frozenset(name for name in graph.metadata_props.get(key, "").split("\n") if name)
 
 
 def _over_classes(graph: ir.Model, producer: ir.Node) -> bool:

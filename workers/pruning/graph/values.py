@@ -86,24 +86,25 @@ def is_float(value: ir.Value) -> bool:
 
 def reads(node: ir.Node) -> tuple[ir.Value | None, ...]:
     """What a node reads: its inputs, then what its bodies take from around them, each once."""
-    bodies = _bodies(node)
-    if not bodies:
+    waiting = bodies(node)
+    if not waiting:
         return tuple(node.inputs)
     inside: set[ir.Value] = set()
     named: list[ir.Value] = []
-    while bodies:
-        body = bodies.pop()
+    while waiting:
+        body = waiting.pop()
         inside.update(body.inputs, body.initializers.values())
         named.extend(body.outputs)
         for inner in body:
             inside.update(inner.outputs)
             named += [value for value in inner.inputs if value is not None]
-            bodies += _bodies(inner)
+            waiting += bodies(inner)
     around = (value for value in named if value not in inside and value not in node.inputs)
     return (*node.inputs, *dict.fromkeys(around))
 
 
-def _bodies(node: ir.Node) -> list[ir.Graph]:
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs inside of a node: branches of an If, the body of a Loop or Scan."""
     found: list[ir.Graph] = []
     for each in node.attributes.values():
         if each.type == ir.AttributeType.GRAPH:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from workers.pruning.graph.head import added_outputs
 from workers.pruning.graph.shapes import Shapes
 from workers.pruning.graph.values import reads
 from workers.pruning.groups.labels import NotUnderstood, fixed
@@ -66,7 +67,9 @@ def _freeze_output(state: Propagation, value: ir.Value) -> None:
     producer = value.producer()
     labels = state.labels.get(value)
     if producer is not None and labels is not None:
-        state.freeze(producer, labels, "it gives an output of the network")
+        inner = value.name in added_outputs(state.graph)
+        what = "what a node reads that no gradient passes" if inner else "an output of the network"
+        state.freeze(producer, labels, f"it gives {what}")
 
 
 def _settle_shared_weights(state: Propagation) -> None:

@@ -15,6 +15,7 @@ from workers.pruning.allocation.timed import smallest
 from workers.pruning.errors import DeviceGone, TargetUnreachable
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.trunk import restored
 from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency.layers import find
 from workers.pruning.latency.model import LatencyModel
@@ -238,7 +239,8 @@ def _time(task: Task, device: str, contents: Mapping[str, bytes]) -> dict[str, f
 def _content(task: Task, keep: Keep | None) -> bytes:
     """The file that the device runs, with the upload's own batch axis."""
     graph = task.graph if keep is None else cut(task.graph, task.grouping, keep)
-    return to_bytes(close_batch(graph, task.uploaded))
+    closed = close_batch(graph, task.uploaded)
+    return to_bytes(closed if task.trunk is None else restored(closed, task.trunk))
 
 
 def _held(one: _Try, pursuits: Sequence[Pursuit]) -> bool:

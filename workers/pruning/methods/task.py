@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from workers.pruning.graph.head import Head
+from workers.pruning.graph.trunk import Trunk
 from workers.pruning.training.data import Dataset
 from workers.pruning.training.evaluate import Answers, Evaluation
 from workers.pruning.training.loop import Finetuned
 from workers.pruning.training.recipe import FinetuneSettings
-from workers.pruning.types import Budget, CostModel, Grouping, Json, Keep, LatencyBudget, Run
+from workers.pruning.types import NOTHING, Budget, Cost, CostModel, Grouping, Json, Keep, LatencyBudget, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class Task:
     min_keep: float = 0.1
     job_budgets: tuple[tuple[Budget, ...], ...] = ()  # of every target of the job
     latency_budgets: tuple[LatencyBudget, ...] = ()  # of the target that is aimed at; `run.stopwatches` time them
+    trunk: Trunk | None = None  # what `uploaded` is of the network that the file holds; None: all of it
+    tail: Cost = NOTHING  # what the rest costs
     step_prefix: str = ""  # tells the journal entries of several targets apart
 
 

@@ -15,6 +15,7 @@ from workers.pruning.scores.output import Kind, Reading, exact_directions, num_e
 from workers.pruning.types import AnyArray, Grouping, Phase, Run, Scores
 
 _STREAM: Final = 102  # keeps these draws apart from others of the same seed
+_TINY: Final = 1e-12
 _SMALLEST_VARIANCE: Final = 1e-3  # of an element, relative to the mean variance of its output
 
 
@@ -87,14 +88,20 @@ def fisher_objectives(
 def output_deviations(
     graph: ir.Model, readings: Sequence[Reading], batches: Sequence[Sequence[AnyArray]], run: Run
 ) -> dict[int, torch.Tensor]:
-    """The standard deviation of every element of the Gaussian outputs over the calibration samples."""
-    gaussian = [reading.index for reading in readings if reading.kind is Kind.GAUSSIAN]
+    """The standard deviation of every element of the Gaussian outputs over the calibration samples.
+
+    An inner output has one deviation for all its elements, since its samples may lie along any axis. It is widened by
+    the root of their number over that of the network's own figures (a distribution over classes is one), so that all
+    inner outputs together weigh as much as the answer that is made of them.
+    """
+    gaussian = [reading for reading in readings if reading.kind is Kind.GAUSSIAN]
     if not gaussian:
         return {}
     module = frozen_module(graph, run.device)
     count = 0
     sums: dict[int, torch.Tensor] = {}
     squares: dict[int, torch.Tensor] = {}
+    widening = 1.0
     for batch in batches:
         run.report(Phase.SCORE, 0.0, "output variance")
         for part in parts(graph, batch):
@@ -102,11 +109,31 @@ def output_deviations(
             with torch.no_grad():
                 outputs = module.run(inputs)
             count += len(inputs[0])
-            for index in gaussian:
-                out = outputs[index].double()
+            widening = _widening(readings, outputs)
+            for reading in gaussian:
+                index, out = reading.index, outputs[reading.index].double()
+                out = (out - out.mean()).reshape(len(inputs[0]), -1) if reading.inner else out
                 sums[index] = sums.get(index, torch.zeros_like(out[0])) + out.sum(0)
                 squares[index] = squares.get(index, torch.zeros_like(out[0])) + out.square().sum(0)
-    return {index: _deviation(sums[index], squares[index], count) for index in gaussian}
+    inner = {reading.index for reading in gaussian if reading.inner}
+    return {
+        index: widening * (squares[index].mean() / count).clamp_min(_TINY).sqrt().float()
+        if index in inner
+        else _deviation(sums[index], squares[index], count)
+        for index in sums
+    }
+
+
+def _widening(readings: Sequence[Reading], outputs: Sequence[torch.Tensor]) -> float:
+    """Root of the number of inner figures over that of the network's own, where it has both."""
+    inner = sum(outputs[reading.index].numel() for reading in readings if reading.inner)
+    own = sum(
+        outputs[reading.index].numel()
+        / (outputs[reading.index].shape[reading.axis] if reading.kind is Kind.CATEGORICAL else 1)
+        for reading in readings
+        if not reading.inner
+    )
+    return float((inner / own) ** 0.5) if inner and own else 1.0
 
 
 def _deviation(total: torch.Tensor, squares: torch.Tensor, count: int) -> torch.Tensor:

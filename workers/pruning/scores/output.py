@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.errors import NothingToPrune
-from workers.pruning.graph.head import Head, find
+from workers.pruning.graph.head import Head, carried_outputs, find, inner_outputs
 from workers.pruning.types import IntArray
 
 _UNIFORM: Final = 1e-6
@@ -37,6 +37,7 @@ class Reading:
     kind: Kind
     axis: int = 1  # of the classes
     link: str = ""  # a final Softmax, LogSoftmax or Sigmoid: z is what it reads
+    inner: bool = False  # no output of the network: what a node reads that no gradient passes
 
 
 def read_outputs(graph: ir.Model, head: Head | Kind | None = None) -> tuple[Reading, ...]:
@@ -45,15 +46,19 @@ def read_outputs(graph: ir.Model, head: Head | Kind | None = None) -> tuple[Read
     A classification head is categorical. Of other networks, an output that ends in a softmax is categorical, one that
     ends in a sigmoid Bernoulli, anything else Gaussian. `head` says what kind of network it is (None: found out), or
     as a `Kind` how every output is read; dense predictions are then categorical along axis 1, each position by itself.
+    Inner outputs (see `graph.trunk`) are Gaussian.
 
     Raises:
         NothingToPrune: no output is a floating-point value, so nothing can be scored by its effect on the output.
     """
     head = find(graph) if head is None else head
+    inner, carried = inner_outputs(graph), carried_outputs(graph)
     readings = tuple(
-        _read(graph, index, value, head)
+        Reading(index=index, kind=Kind.GAUSSIAN, inner=True)
+        if value.name in inner
+        else _read(graph, index, value, head)
         for index, value in enumerate(graph.graph.outputs)
-        if value.dtype is None or value.dtype.is_floating_point()
+        if (value.dtype is None or value.dtype.is_floating_point()) and value.name not in carried
     )
     if not readings:
         raise NothingToPrune(

@@ -22,7 +22,7 @@ from workers.pruning.training import views
 from workers.pruning.training.data import Samples
 from workers.pruning.training.loop import NUM_PROBES, CurvePoint
 from workers.pruning.training.memory import BYTES, MemoryModel, Saved, measure
-from workers.pruning.training.objective import Objective
+from workers.pruning.training.objective import Objective, roles
 from workers.pruning.training.optimizer import optimizer_of
 from workers.pruning.training.probing import LARGEST_GRADIENT, RATE_BATCHES, bearable_rate, completed
 from workers.pruning.training.recipe import Recipe
@@ -78,7 +78,7 @@ class DynamicTrainer:
         self.recipe = completed(recipe, self._teacher, self._probes, run.device)
         self._teacher_fixed = 0 if teacher is None else cost.count(teacher).params * BYTES
         self._sample_bytes = 0  # what autograd keeps for one sample, once it was measured
-        self._objective = Objective(self.recipe, self._taught(self._probes))
+        self._objective = Objective(self.recipe, self._taught(self._probes), roles(graph))
         self.total_samples = recipe.steps * batch_size
         self.progress = Progress(batch_size=batch_size)
         self.curve: list[CurvePoint] = []

@@ -133,21 +133,30 @@ def relative_error(
 ) -> float:
     """Return the mean over outputs of E|network - original|^2 / Var(original), batch by batch in bounded memory.
 
-    0 is equality; 1 is as far off as answering the original's mean. A constant output counts by its mean square.
+    0 is equality; 1 is as far off as answering the original's mean. A constant output counts by its mean square. Inner
+    outputs (see `graph.trunk`) are compared where the network has no others that can be.
     """
     session, original = (open_session(one, threads=threads) for one in (graph, reference))
-    num_outputs = len(original.outputs)
-    sums = np.zeros((num_outputs, 4))  # count, sum, sum of squares, sum of squared differences
+    compared = _compared(reference)
+    sums = np.zeros((len(compared), 4))  # count, sum, sum of squares, sum of squared differences
     pairs = zip(run_all(session, samples, progress), run_all(original, samples, lambda _: None), strict=True)
     for given, wanted in pairs:
-        for number in range(num_outputs):
+        for row, number in enumerate(compared):
             target = wanted[number].astype(np.float64)
             difference = given[number].astype(np.float64) - target
-            sums[number] += (target.size, target.sum(), np.square(target).sum(), np.square(difference).sum())
+            sums[row] += (target.size, target.sum(), np.square(target).sum(), np.square(difference).sum())
     count, total, squares, errors = sums.T
     variance = squares / count - np.square(total / count)
     scale = np.where(variance > 1e-12 * squares / count, variance, squares / count)
     return float(np.mean(np.divide(errors / count, scale, out=(errors > 0).astype(np.float64), where=scale > 0)))
+
+
+def _compared(graph: ir.Model) -> list[int]:
+    """Positions of the network's own outputs, or of the inner ones where it has none."""
+    added, carried = heads.added_outputs(graph), heads.carried_outputs(graph)
+    names = [value.name for value in graph.graph.outputs]
+    own = [index for index, name in enumerate(names) if name not in added]
+    return own or [index for index, name in enumerate(names) if name not in carried]
 
 
 def run_all(session: Session, samples: Samples, progress: Callable[[float], None]) -> Iterator[tuple[AnyArray, ...]]:

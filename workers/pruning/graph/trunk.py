@@ -1,0 +1,241 @@
+"""Where gradients stop: the part of a network that is scored and trained, and how it is put back into the whole.
+
+No gradient passes a node that ONNX Runtime runs, an index or a rounding. What such a node reads becomes an output of
+its own here, an *inner* output: layers in front of it are scored by what reaches it and learn to give it what the
+original gives it. Nodes that only lead to outputs which cannot be compared sample by sample (boxes that are left after
+a suppression) are the *tail*: it is taken off, and put back behind the pruned trunk.
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import onnx_ir as ir
+
+from workers.pruning.graph.head import CARRIED, DECLARED, INNER, added_outputs
+from workers.pruning.graph.simplify import remove_dead
+from workers.pruning.graph.values import all_values, bodies, fresh_name, is_float, reads
+from workers.pruning.graph.weights import clone, is_parameter
+
+_STEPPED: Final = frozenset({"Ceil", "Floor", "Round", "Sign"})  # their derivative is zero
+_SIZED_BY_DATA: Final = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+_ABOUT_SHAPES: Final = frozenset({"Shape", "Size"})  # what they read says nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk:
+    """The part of a network that is scored and trained; `whole` is the network, `graph` the part."""
+
+    whole: ir.Model
+    graph: ir.Model
+    stops: tuple[tuple[str, str], ...] = ()  # nodes that no gradient passes, with their operators
+    tail: tuple[str, ...] = ()  # nodes of the whole that are not in the part
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing stops a gradient, so that the part is the network itself."""
+        return self.graph is self.whole
+
+
+def trunk(graph: ir.Model, foreign: frozenset[str]) -> Trunk:
+    """Split a network where gradients stop; `foreign` names the nodes that torch has no function for.
+
+    Outputs of the part are those of the network that hang on its weights through gradients, then the inner ones, then
+    the others that the tail reads. Where nothing is stopped, the part is the network itself.
+    """
+    found = _Search(graph, foreign)
+    if not found.inner and (not found.dropped or not found.kept):
+        return Trunk(whole=graph, graph=graph, stops=found.stops)
+    near = found.near()
+    tail = tuple(node.name or "" for node in graph.graph if node not in near)
+    crossing = found.crossing(near)
+    part = clone(graph)
+    by_name = {value.name: value for value in all_values(part)}
+    names = [value.name or "" for value in (*found.inner, *crossing)]
+    part.graph.outputs[:] = [by_name[name] for name in (*(value.name for value in found.kept), *names)]
+    _free_merged_batch(part, names)
+    part.metadata_props[INNER] = "\n".join(names[: len(found.inner)])
+    part.metadata_props[CARRIED] = "\n".join(names[len(found.inner) :])
+    if found.dropped:  # one output that is left is not what the network is for
+        part.metadata_props.setdefault(DECLARED, "other")
+    remove_dead(part)
+    return Trunk(whole=graph, graph=part, stops=found.stops, tail=tail)
+
+
+def _free_merged_batch(part: ir.Model, names: Sequence[str]) -> None:
+    """Forget the first length of added outputs where it is not the batch: it may be a multiple of that."""
+    batches = {value.shape[0] for value in part.graph.inputs if value.shape}
+    for value in part.graph.outputs:
+        if value.name in names and value.shape and isinstance(value.shape[0], int) and value.shape[0] not in batches:
+            value.shape = ir.Shape([None, *list(value.shape)[1:]])
+
+
+def cut_off(graph: ir.Model, like: ir.Model) -> ir.Model:
+    """Return the trunk of a network that has the values of `like`, another trunk, under the same names."""
+    part = clone(graph)
+    by_name = {value.name: value for value in all_values(part)}
+    part.graph.outputs[:] = [by_name[value.name] for value in like.graph.outputs]
+    part.metadata_props.update(
+        {key: like.metadata_props[key] for key in (INNER, CARRIED) if key in like.metadata_props}
+    )
+    remove_dead(part)
+    return part
+
+
+def restored(part: ir.Model, of: Trunk) -> ir.Model:
+    """Return the whole network with its trunk replaced by `part`, a cut of it."""
+    if of.is_whole:
+        return part
+    made, whole = clone(part), clone(of.whole)
+    added, wanted = added_outputs(part), [value.name for value in whole.graph.outputs]
+    if of.tail:
+        _attach(made, whole, frozenset(of.tail))
+    by_name = {value.name: value for value in all_values(made)}
+    left = [value.name for value in made.graph.outputs if value.name not in added]
+    made.graph.outputs[:] = [by_name[name] for name in (wanted if added.intersection(wanted) or of.tail else left)]
+    for key in (INNER, CARRIED):
+        made.metadata_props.pop(key, None)
+    return made
+
+
+def _attach(made: ir.Model, whole: ir.Model, tail: Container[str | None]) -> None:
+    """Move the tail of the one network behind the other, which has what it reads under the same names."""
+    behind = [node for node in whole.graph if node.name in tail]
+    whole.graph.outputs[:] = []
+    here = {value.name: value for value in (*made.graph.inputs, *made.graph.outputs)}
+    for value in list(all_values(whole)):
+        if value.name in here and value.const_value is None:
+            value.replace_all_uses_with(here[value.name])
+    whole.graph.remove([node for node in whole.graph if node.name not in tail], safe=True)
+    _bring_weights(made, whole, behind)
+    whole.graph.remove(behind)
+    made.graph.extend(behind)
+
+
+def _bring_weights(made: ir.Model, whole: ir.Model, nodes: Sequence[ir.Node]) -> None:
+    """Move what the nodes hold to their new graph, under a name of its own where that is taken."""
+    taken = {value.name or "" for value in all_values(made)}
+    held = (value for node in nodes for value in reads(node) if value is not None and value.is_initializer())
+    for value in dict.fromkeys(held):
+        whole.graph.initializers.pop(value.name or "")
+        value.name = fresh_name(value.name or "", taken)
+        made.graph.register_initializer(value)
+
+
+class _Search:
+    """What is known of the values of a graph: what hangs on weights, what the outputs feel, what lies behind stops."""
+
+    def __init__(self, graph: ir.Model, foreign: frozenset[str]) -> None:
+        self._graph, self._foreign = graph.graph, foreign
+        self._symbols = {str(length) for value in graph.graph.inputs for length in value.shape or ()}
+        self._alive: set[ir.Value] = set()
+        self._sized: set[ir.Value] = set()  # as long as the data make it
+        self._behind: set[ir.Value] = set()  # a stop that torch does not run, or values of such lengths
+        for node in self._graph:
+            self._follow(node)
+        outputs = list(self._graph.outputs)
+        stopped = self._behind - self._alive
+        self.dropped = [value for value in outputs if value in self._sized or value in stopped]
+        self.kept = [value for value in outputs if value not in self.dropped]
+        felt = self._felt()
+        self.inner = self._unfelt(felt)
+        self.stops = tuple((node.name or "", node.op_type) for node in self._graph if self._stops(node))
+
+    def near(self) -> set[ir.Node]:
+        """The nodes that what is kept is computed from."""
+        wanted = [value.producer() for value in (*self.kept, *self.inner)]
+        near: set[ir.Node] = set()
+        while wanted:
+            node = wanted.pop()
+            if node is not None and node not in near:
+                near.add(node)
+                wanted += [value.producer() for value in reads(node) if value is not None]
+        return near
+
+    def crossing(self, near: Container[ir.Node]) -> list[ir.Value]:
+        """What the rest reads of these nodes, or is an output that is not kept, but for the inner outputs."""
+        read = {value for node in self._graph if node not in near for value in reads(node)} | set(self.dropped)
+        made = (value for node in self._graph if node in near for value in node.outputs)
+        return [value for value in made if value in read and value not in self.kept and value not in self.inner]
+
+    def _follow(self, node: ir.Node) -> None:
+        values = [value for value in reads(node) if value is not None]
+        passes = node.name not in self._foreign and node.op_type not in _STEPPED
+        alive = passes and any(value in self._alive or is_parameter(value) for value in values if is_float(value))
+        sized = _is_sized_by_data(node) or any(value in self._sized for value in values)
+        behind = node.name in self._foreign or any(value in self._behind for value in values)
+        for value in node.outputs:
+            if alive and is_float(value):
+                self._alive.add(value)
+            if sized and self._is_open(value):
+                self._sized.add(value)
+            if behind or value in self._sized:
+                self._behind.add(value)
+
+    def _is_open(self, value: ir.Value) -> bool:
+        """Whether an axis has a length that is neither a number nor one of the inputs'."""
+        if value.shape is None:
+            return True
+        return any(not isinstance(length, int) and str(length) not in self._symbols for length in value.shape)
+
+    def _felt(self) -> set[ir.Value]:
+        """The values from which a gradient reaches what is kept."""
+        felt = {value for value in self.kept if value in self._alive}
+        for node in reversed(list(self._graph)):
+            if any(value in felt for value in node.outputs):
+                felt |= {value for value in reads(node) if value in self._alive}
+        return felt
+
+    def _unfelt(self, felt: set[ir.Value]) -> list[ir.Value]:
+        """What hangs on weights, is not felt by what is kept, and is read where gradients end; each said once."""
+        wanted = self._alive - felt - self._sized
+        made = [value for node in self._graph for value in node.outputs if value in wanted]
+        ends = {self._with_batch(value) for value in made if any(self._is_far(use.node) for use in value.uses())} - felt
+        return [value for value in made if value in ends and not self._follows_from(value, ends)]
+
+    def _with_batch(self, value: ir.Value) -> ir.Value:
+        """The value itself, or where a step without weights took its batch axis away, what that step reads."""
+        while not self._has_batch(value) and (source := self._only_source(value)) is not None:
+            value = source
+        return value
+
+    def _has_batch(self, value: ir.Value) -> bool:
+        batches = {shape[0] for each in self._graph.inputs if (shape := each.shape)}
+        return value.shape is not None and len(value.shape) > 0 and value.shape[0] in batches
+
+    def _only_source(self, value: ir.Value) -> ir.Value | None:
+        sources = self._sources(value)
+        return sources[0] if len(sources) == 1 and sources[0] in self._alive else None
+
+    def _sources(self, value: ir.Value) -> list[ir.Value]:
+        """What a value is computed from that hangs on weights or is one."""
+        node = value.producer()
+        read = () if node is None else reads(node)
+        return [source for source in read if source is not None and (source in self._alive or is_parameter(source))]
+
+    def _follows_from(self, value: ir.Value, ends: Container[ir.Value]) -> bool:
+        """Whether others of the ends say all of a value: no weight comes in between."""
+        waiting = self._sources(value)
+        while waiting:
+            source = waiting.pop()
+            if source not in ends:
+                if source not in self._alive:
+                    return False
+                waiting += self._sources(source)
+        return True
+
+    def _is_far(self, node: ir.Node) -> bool:
+        """Whether a gradient ends at a node: it stops it, is inside of one that does, or gives what no sample owns."""
+        if node.op_type in _ABOUT_SHAPES:
+            return False
+        return node.graph is not self._graph or not any(v in self._alive and v not in self._sized for v in node.outputs)
+
+    def _stops(self, node: ir.Node) -> bool:
+        reaches = any(value in self.inner for value in reads(node)) and self._is_far(node)
+        return (node.name or "") in self._foreign or reaches
+
+
+def _is_sized_by_data(node: ir.Node) -> bool:
+    if node.op_type in _SIZED_BY_DATA and not node.domain:
+        return True
+    return any(_is_sized_by_data(inner) for body in bodies(node) for inner in body)

@@ -1,0 +1,93 @@
+"""What is done about nodes that no gradient passes: the part to work on, what the rest costs, and words about it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import onnx_ir as ir
+
+from workers.pruning.errors import PruningError
+from workers.pruning.graph import cost
+from workers.pruning.graph.execute import foreign_nodes
+from workers.pruning.graph.head import inner_outputs
+from workers.pruning.graph.open_batch import fixed_batch
+from workers.pruning.graph.trunk import Trunk, trunk
+from workers.pruning.types import NOTHING, Cost, CostModel, Term
+
+_NAMED: Final = 3  # nodes of one operator that are listed by name
+
+
+def trunk_of(graph: ir.Model) -> Trunk:
+    """Give the part of a network that can be scored and trained; the network itself where no gradient stops."""
+    return trunk(graph, foreign_nodes(graph))
+
+
+def tail_cost(part: Trunk) -> Cost:
+    """Give what the nodes cost that are not in the part, as far as it is known: lengths may hang on the data."""
+    if not part.tail:
+        return NOTHING
+    batch = fixed_batch(part.whole) or 1
+    try:
+        whole, kept = cost.count(part.whole), cost.count(part.graph)
+    except PruningError:
+        return NOTHING
+    return Cost(
+        macs=max(0, whole.macs - kept.macs) // batch,
+        params=max(0, whole.params - kept.params),
+        size_bytes=max(0, whole.size_bytes - kept.size_bytes),
+        peak_activation_bytes=0,
+    )
+
+
+def with_tail(model: CostModel, tail: Cost) -> CostModel:
+    """Give the cost model of a part with what the rest costs, whatever is cut."""
+
+    def and_rest(terms: Sequence[Term], rest: int) -> tuple[Term, ...]:
+        return (*terms, Term(coefficient=float(rest), lengths=())) if rest else tuple(terms)
+
+    return replace(
+        model,
+        macs=and_rest(model.macs, tail.macs),
+        params=and_rest(model.params, tail.params),
+        size_bytes=and_rest(model.size_bytes, tail.size_bytes),
+    )
+
+
+def stop_notes(part: Trunk) -> tuple[str, ...]:
+    """Say which nodes stop gradients, and what follows from that."""
+    tail = set(part.tail)
+    inside = [stop for stop in part.stops if stop[0] not in tail]
+    behind = [stop for stop in part.stops if stop[0] in tail]
+    said = []
+    if inside:
+        said.append(f"No gradient passes {_listed(inside)}: {_consequence(part)}")
+    if behind:
+        said.append(
+            f"Nothing is learned behind {_listed(behind)}: these and the {len(tail)} nodes that only lead to what they "
+            "give stay as they are. The network in front of them is scored, fine-tuned and judged by what it gives "
+            f"them: {', '.join(sorted(inner_outputs(part.graph)))}."
+        )
+    return tuple(said)
+
+
+def _consequence(part: Trunk) -> str:
+    read = sorted(inner_outputs(part.graph))
+    if not read:
+        return "ONNX Runtime runs them as they are, and no layer in front of them is trained."
+    return (
+        "ONNX Runtime runs them as they are. Layers in front of them are scored by, and fine-tuned towards, what the "
+        f"original gives them: {', '.join(read)}."
+    )
+
+
+def _listed(stops: Sequence[tuple[str, str]]) -> str:
+    by_operator: dict[str, list[str]] = {}
+    for name, operator in stops:
+        by_operator.setdefault(operator, []).append(name)
+    return ", ".join(_of_one_operator(operator, names) for operator, names in by_operator.items())
+
+
+def _of_one_operator(operator: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    listed = ", ".join(repr(name) for name in names[:_NAMED])
+    return f"{operator} {listed}{more}"
