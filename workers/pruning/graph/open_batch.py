@@ -17,6 +17,7 @@ from workers.pruning.types import IntArray
 
 AXIS: Final = "batch"
 _FIXED: Final = "The network works for one batch size only, so it can be neither scored nor trained"
+_UNTOLD: Final = "On drawn inputs the network gives no finite numbers, so whether it takes any batch size is not known"
 _TOLERANCE: Final = 1e-4
 
 
@@ -33,7 +34,8 @@ def open_batch(graph: ir.Model) -> ir.Model:
     has it". At the old batch size the network computes what it did.
 
     Raises:
-        InvalidGraph: samples of a larger batch do not get the answers that they get in a batch of the old size.
+        InvalidGraph: samples of a larger batch do not get the answers that they get in a batch of the old size, or an
+            output is NaN or infinite throughout on drawn inputs, so that this cannot be told.
     """
     batch = fixed_batch(graph)
     if batch is None:
@@ -86,10 +88,17 @@ def _require_independent(content: bytes, opened: ir.Model, batch: int) -> None:
         whole, parts = session.run(inputs), [session.run(half) for half in halves]
     except InvalidGraph as error:
         raise InvalidGraph(_FIXED, where=where, actual=batch, allowed="dynamic", advice=advice) from error
-    for together, *apart in zip(whole, *parts, strict=True):
+    for output, together, *apart in zip(opened.graph.outputs, whole, *parts, strict=True):
         joined = np.concatenate(apart)
-        scale = float(np.abs(joined).max(initial=0.0))
-        if together.shape != joined.shape or not np.allclose(together, joined, rtol=0.0, atol=_TOLERANCE * scale):
+        finite = np.isfinite(joined)
+        if joined.size and not finite.any():
+            raise InvalidGraph(
+                _UNTOLD, where=f"output {output.name!r}", actual="NaN or infinity", allowed="finite", advice=advice
+            )
+        scale = float(np.abs(joined[finite]).max(initial=0.0))
+        if together.shape != joined.shape or not np.allclose(
+            together, joined, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True
+        ):
             raise InvalidGraph(_FIXED, where=where, actual=batch, allowed="dynamic", advice=advice)
 
 

@@ -5,7 +5,8 @@ from typing import Final, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from workers.pruning.graph.values import constant, integer, integers
+from workers.pruning.graph.sharing import value_names
+from workers.pruning.graph.values import constant, fresh_name, integer, integers
 from workers.pruning.surgery.plan import Plan
 from workers.pruning.types import AnyArray
 
@@ -85,13 +86,17 @@ def _bound(node: ir.Node, index: int, name: str) -> int | None:
 def _insert_behind(
     surgeon: Knife, node: ir.Node, steps: list[tuple[str, list[ir.Value | None]]], shape: ir.Shape
 ) -> None:
-    """Put nodes behind `node`, each reading the one before where its input is None; all that read `node` read them."""
+    """Put nodes behind `node`, each reading the one before where its input is None; all that read `node` read them.
+
+    A cut in two stages, inside of heads and whole heads, may do so twice for the same node.
+    """
     told = node.outputs[0]
+    taken = value_names(surgeon.graph) | {each.name for each in surgeon.graph.graph if each.name}
     readers = [(use.node, use.idx) for use in told.uses()]
     current: ir.Value = told
     place = node
     for op_type, inputs in steps:
-        name = f"{current.name}_{op_type.lower()}"
+        name = fresh_name(f"{current.name}_{op_type.lower()}", taken)
         made = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
         given = [current if value is None else value for value in inputs]
         step = ir.node(op_type, given, name=name, outputs=[made])
