@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.api.index import content_policy
+from app.domain.device import DeviceSpec
 from tests.app.api.served import Served
-from tests.builders import analysed_model, artifact, claim
+from tests.builders import TENANT, analysed_model, artifact, claim
 
-NAME = "<img src=x onerror=alert(1)>"
+NAME, BOARD = "<img src=x onerror=alert(1)>", "<b>board</b>"
 RESULT = {
     "before": {
         "macs": 3_034_368,
@@ -61,11 +62,12 @@ def test_the_page_comes_from_one_place(served: Served) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium to look with")
 def test_a_browser_shows_jobs_as_text(served: Served, tmp_path: Path) -> None:
-    """A finished job appears with its figures and downloads; its hostile name is text."""
+    """A finished job appears with its figures and downloads, a device with its state; hostile names are text."""
     model = analysed_model(served.services)
     served.http.post("/v1/jobs", json={"model": model.id, "target": "flops=50%", "name": NAME})
     claimed = claim(served.services)
     left = [artifact(served.services)]
+    served.services.devices.register(TENANT, DeviceSpec(name=BOARD))
     served.services.attempts.finish(claimed.job_id, claimed.epoch, RESULT, artifacts=left)
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -77,4 +79,6 @@ def test_a_browser_shows_jobs_as_text(served: Served, tmp_path: Path) -> None:
     assert f"<h3>{escape(NAME, quote=False)}</h3>" in shown.stdout
     for text in ("3.03&nbsp;M", "1.51&nbsp;M", "49.7&nbsp;%", "−1.0 points", "mind this", "net-pruned.onnx"):
         assert text in shown.stdout
+    assert f"<h3>{escape(BOARD, quote=False)}</h3>" in shown.stdout
+    assert "<h3>local</h3>" in shown.stdout
     assert "CONSOLE" not in shown.stderr
