@@ -5,7 +5,7 @@ rates, so `insert` puts one that computes the identity behind each such convolut
 they are known by the suffix of their names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -90,6 +90,20 @@ def fold(graph: ir.Model) -> ir.Model:
     return result
 
 
+def fold_all(graph: ir.Model, *, within: Container[str] | None = None) -> ir.Model:
+    """Return a graph that computes the same with fewer nodes, to be run and not to be trained.
+
+    Every BatchNormalization with stored statistics that alone reads a convolution becomes part of it, of the nodes
+    named in `within` or of all; weights that several nodes read stay as they are.
+    """
+    result = graph.clone()
+    for node in list(result.graph):
+        chosen = within is None or _name(node) in within
+        if chosen and node.op_type == "BatchNormalization" and _is_foldable(node):
+            _fold_one(result, node)
+    return result
+
+
 def filter_norms(graph: ir.Model) -> dict[str, FloatArray]:
     """Return the Euclidean norm of every filter of every convolution: node name -> (C,)."""
     return {
@@ -153,6 +167,25 @@ def _append(graph: ir.Model, node: ir.Node, inputs: Sequence[ir.Value]) -> None:
     graph.graph.insert_after(node, added)
 
 
+def _is_foldable(node: ir.Node) -> bool:
+    source = node.inputs[0]
+    convolution = source.producer() if source is not None else None
+    if source is None or convolution is None or convolution.op_type not in _CONVOLUTIONS:
+        return False
+    bias = convolution.inputs[2] if len(convolution.inputs) > 2 else None
+    own = (convolution.inputs[1], *node.inputs[1:5])
+    return (
+        len(source.uses()) == 1
+        and not source.is_graph_output()
+        and not node.outputs[0].is_graph_output()
+        and not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+        and not node.attributes.get_int("training_mode", 0)
+        and node.attributes.get_int("spatial", 1) == 1
+        and all(value is not None and _constant(value) and len(value.uses()) == 1 for value in own)
+        and (bias is None or _constant(bias))
+    )
+
+
 def _fold_one(graph: ir.Model, node: ir.Node) -> None:
     source = node.inputs[0]
     convolution = source.producer() if source is not None else None
@@ -160,6 +193,8 @@ def _fold_one(graph: ir.Model, node: ir.Node) -> None:
         raise InvalidGraph("the inserted BatchNormalization has lost its convolution", where=_name(node))
     scale, shift, mean, variance = (_array(value) for value in node.inputs[1:5])
     ratio = scale / np.sqrt(variance + node.attributes.get_float("epsilon", EPSILON))
+    own = _bias(convolution)
+    mean = mean if own is None else mean - _array(own)
     _scale_filters(convolution, ratio)
     parameters = [value for value in node.inputs[1:5] if value is not None]
     for use in list(node.outputs[0].uses()):

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.allocation.rank import allocate
+from workers.pruning.allocation.timed import Between, allocate_between
 from workers.pruning.compensation.batch_statistics import channel_statistics, reestimate
 from workers.pruning.compensation.least_squares import compensate
 from workers.pruning.compensation.merge import merge
@@ -79,17 +80,11 @@ def choose(task: Task, scores: Scores, alpha: float) -> Chosen:
     run = task.run
     run.report(Phase.ALLOCATE, 0.0)
 
-    def plan(limits: Sequence[LatencyLimit]) -> Keep:
-        return allocate(
-            scores,
-            task.grouping,
-            task.cost_model,
-            task.budgets,
-            alpha=alpha,
-            round_to=task.round_to,
-            min_keep=task.min_keep,
-            limits=limits,
-        )
+    def plan(limits: Sequence[LatencyLimit], between: Between | None = None) -> Keep:
+        known = scores, task.grouping, task.cost_model, task.budgets
+        if between is not None:
+            return allocate_between(*known, limits, alpha=alpha, between=between)
+        return allocate(*known, alpha=alpha, round_to=task.round_to, min_keep=task.min_keep, limits=limits)
 
     facts: dict[str, Json] = {}
     if task.latency_budgets:

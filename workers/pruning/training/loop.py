@@ -18,9 +18,11 @@ from workers.pruning.errors import TrainingDiverged, says_no_memory
 from workers.pruning.graph import cost, precision
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.head import Head
+from workers.pruning.graph.renormalise import fold_all
 from workers.pruning.training import views
 from workers.pruning.training.data import Dataset, Samples
-from workers.pruning.training.objective import Objective
+from workers.pruning.training.front import Front, find_front
+from workers.pruning.training.objective import Objective, roles
 from workers.pruning.training.optimizer import optimizer_of
 from workers.pruning.training.probing import LARGEST_GRADIENT, RATE_BATCHES, bearable_rate, completed
 from workers.pruning.training.recipe import (
@@ -164,11 +166,18 @@ class _Trainer:
         self._pull = pull
         self._part = (0, 1) if pull is None else pull.part
         self._step = 0
-        self._student = _placed(GraphModule(student), run.device)
-        self._teacher = _placed(GraphModule(teacher, trainable=False).eval(), run.device)
+        answering = fold_all(teacher)
+        self._teacher = _placed(GraphModule(answering, trainable=False).eval(), run.device)
         self._probes = self._inputs(np.arange(min(NUM_PROBES, len(samples)), dtype=np.int64))
         self.recipe = completed(recipe, self._teacher, self._probes, run.device)
-        self._objective = Objective(self.recipe, self._outputs(self._teacher, self._probes))
+        self._answers = self._outputs(self._teacher, self._probes)
+        self._objective = Objective(self.recipe, self._answers, roles(student))
+        self._known: dict[int, Tensors] = {}  # what the original answers to a view that is seen again
+        self._student = _placed(GraphModule(student), run.device)
+        self._front = self._nearly_right(answering)
+        if self._front.nodes:
+            self._student = _placed(self._front.still(student), run.device)
+            self.recipe = replace(self.recipe, frozen=len(self._front.nodes))
         if may_lower_rate:
             self.recipe = self._bearable()
         self._optimizer = optimizer_of(self._student, self.recipe)
@@ -196,7 +205,7 @@ class _Trainer:
         loss_after = self._probe_loss()
         improved = loss_after < self._loss_before or self._pull is not None
         return Finetuned(
-            graph=self._student.write_back(self._graph) if improved else self._graph,
+            graph=self._front.write_back(self._student, self._graph) if improved else self._graph,
             curve=tuple(self._curve),
             recipe=self.recipe,
             loss_before=self._loss_before,
@@ -209,9 +218,8 @@ class _Trainer:
         rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
-        indices = self._indices(self._step)
         self._optimizer.zero_grad(set_to_none=True)
-        total = self._loss(self._viewed(self._inputs(indices), self._step), self._labels(indices))
+        total = self._loss(*self._lesson(self._step % -(-recipe.steps // recipe.passes)))
         if self._pull is not None:
             distances = torch.stack([(weight - anchor).square().sum() for weight, anchor in self._anchors])
             total = total + 0.5 * self._pull.strength * distances.sum()
@@ -230,15 +238,32 @@ class _Trainer:
         self._step += 1
         return loss
 
-    def _loss(self, inputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
+    def _nearly_right(self, answering: ir.Model) -> Front:
+        """The layers that stay, where training is hastened."""
+        if self.recipe.passes == 1:
+            return Front()
+        with precision.arithmetic(self.recipe.precision, self._run.device):
+            return find_front(self._graph, answering, (self._student, self._teacher), self._probes)
+
+    def _lesson(self, number: int) -> tuple[Tensors, Tensors, torch.Tensor | None]:
+        """A view of some samples, what the original answers where the loss asks for it, and the labels."""
+        indices = self._indices(number)
+        inputs = self._viewed(self._inputs(indices), number)
+        answers = self._known.get(number)
+        if answers is None:
+            answers = self._outputs(self._teacher, inputs) if self.recipe.distillation > 0 else ()
+            if self.recipe.passes > 1:
+                self._known[number] = answers
+        return inputs, answers, self._labels(indices)
+
+    def _loss(self, inputs: Tensors, taught: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
         """The loss of a batch in training mode."""
         self._student.train()
-        teacher_outputs = self._outputs(self._teacher, inputs) if self.recipe.distillation > 0 else ()
         with torch.random.fork_rng(enabled=True):  # Dropout draws from the global generator.
             torch.manual_seed(int(np.random.default_rng([self._run.seed, DROPOUT_STREAM, self._step]).integers(2**31)))
             with precision.arithmetic(self.recipe.precision, self._run.device):
                 outputs = self._student(*inputs)
-        return self._objective(outputs, teacher_outputs, labels)
+        return self._objective(outputs, taught, labels)
 
     def _indices(self, step: int) -> IntArray:
         return views.batch_indices(
@@ -254,16 +279,11 @@ class _Trainer:
         labels = self._labels(np.arange(len(self._probes[0]), dtype=np.int64))
         with torch.no_grad():
             outputs = self._outputs(self._student, self._probes)
-            return self._objective(outputs, self._outputs(self._teacher, self._probes), labels).item()
+            return self._objective(outputs, self._answers, labels).item()
 
     def _bearable(self) -> Recipe:
         """Lower the rate to what the first batches bear."""
-        steps = range(min(RATE_BATCHES, self.recipe.steps))
-        batches = [(self._indices(step), step) for step in steps]
-        losses = [
-            partial(self._loss, self._viewed(self._inputs(indices), step), self._labels(indices))
-            for indices, step in batches
-        ]
+        losses = [partial(self._loss, *self._lesson(step)) for step in range(min(RATE_BATCHES, self.recipe.steps))]
         rate = bearable_rate(self.recipe.learning_rate, self._student.train(), losses)
         return replace(self.recipe, learning_rate=rate)
 

@@ -29,11 +29,16 @@ def completed(recipe: Recipe, teacher: GraphModule | None, probes: Sequence[torc
         exact = teacher(*probes)
         with precision.arithmetic(kind, device):
             fast = exact if kind == precision.FLOAT32 else teacher(*probes)
-    recipe = replace(recipe, precision=kind if precision.bearable(exact, fast) else precision.FLOAT32)
+    borne = precision.bearable(exact, fast)
+    recipe = replace(recipe, precision=kind if borne else precision.FLOAT32)
     if not (recipe.head.is_classification and len(probes) == 1 and probes[0].ndim == 4):
         return recipe
     with torch.no_grad(), precision.arithmetic(recipe.precision, device):
-        max_shift, flip = views.understood(probes[0], lambda images: teacher(images)[0].argmax(dim=1))
+        max_shift, flip = views.understood(
+            probes[0],
+            lambda images: teacher(images)[0].argmax(dim=1),
+            answers=(fast if borne else exact)[0].argmax(dim=1),
+        )
     return replace(recipe, max_shift=max_shift, flip=flip)
 
 
@@ -48,12 +53,12 @@ def bearable_rate(rate: float, network: torch.nn.Module, losses: Sequence[Loss])
     """
     statistics = [buffer.clone() for buffer in network.buffers()]
     smallest = rate / 2**_HALVINGS
+    allowed = _after(losses, (), 0.0) * (1.0 + _NOISE)
     for loss_of in losses:
         network.zero_grad(set_to_none=True)
         loss_of().backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         moved = [(each, each.detach().clone(), each.grad) for each in network.parameters() if each.grad is not None]
-        allowed = _after(losses, moved, 0.0) * (1.0 + _NOISE)
         while rate > smallest and not _after(losses, moved, SAFETY * rate) <= allowed:
             rate /= 2
     network.zero_grad(set_to_none=True)

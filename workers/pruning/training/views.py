@@ -38,15 +38,16 @@ def shift_and_flip(images_NCHW: torch.Tensor, rng: np.random.Generator, *, max_s
     return images_NCHW
 
 
-def understood(images_NCHW: torch.Tensor, predict: Predict) -> tuple[int, bool]:
+def understood(images_NCHW: torch.Tensor, predict: Predict, *, answers: torch.Tensor | None = None) -> tuple[int, bool]:
     """Give the largest shift to use (0 for none) and whether to mirror: views on which the original keeps its answer.
 
-    A view is used when at least nine of ten answers on the first training samples stay the same.
+    A view is used when at least nine of ten answers on the first training samples stay the same; `answers` are those
+    on the images as they are, where they are known.
     """
     height, width = images_NCHW.shape[2:]
     if min(height, width) < MIN_SIDE:
         return 0, False
-    answers = predict(images_NCHW)
+    answers = predict(images_NCHW) if answers is None else answers
 
     def kept(view: torch.Tensor) -> float:
         return float((predict(view) == answers).double().mean())

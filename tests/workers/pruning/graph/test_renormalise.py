@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tests.workers.pruning.seeded import answers, seeded
+from tests.workers.pruning.seeded import RESIDUAL, answers, loaded, seeded
 from workers.pruning.errors import InvalidGraph, NonFiniteScore
-from workers.pruning.graph.renormalise import HE_NORM, SUFFIX, filter_norms, fold, insert, to_insert
+from workers.pruning.graph.renormalise import HE_NORM, SUFFIX, filter_norms, fold, fold_all, insert, to_insert
 
 FOLDED = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -162,3 +162,18 @@ def test_impossible_statistics_are_refused(variance: float) -> None:
     """A variance that is NaN or negative is named with its node."""
     with pytest.raises(NonFiniteScore, match="channel statistics are not finite; at a"):
         insert(network(), {"a": (np.zeros(6), np.full(6, variance))})
+
+
+def test_all_normalisations_behind_convolutions_can_be_folded() -> None:
+    """The network answers the same without them; of named ones only those go."""
+    graph = loaded(RESIDUAL)
+    normalisations = [node.name or "" for node in graph.graph if node.op_type == "BatchNormalization"]
+    x = np.random.default_rng(1).normal(size=(4, *[d for d in graph.graph.inputs[0].shape or () if isinstance(d, int)]))
+    x = x.astype(np.float32)
+
+    def left(folded: ir.Model) -> list[str]:
+        return [node.name or "" for node in folded.graph if node.op_type == "BatchNormalization"]
+
+    assert left(fold_all(graph)) == []
+    assert left(fold_all(graph, within=normalisations[:1])) == normalisations[1:]
+    np.testing.assert_allclose(answers(fold_all(graph), x, ())[0], answers(graph, x, ())[0], rtol=1e-4, atol=1e-5)
