@@ -19,7 +19,7 @@ LEARNING_RATE: Final = 0.01
 BATCH_SIZE: Final = 128
 MOMENTUM: Final = 0.9
 WEIGHT_DECAY: Final = 5e-4
-BRIEF_FACTOR: Final = 3.0  # of the rate, within one pass over the data
+BRIEF_FACTOR: Final = 2.0  # of the rate, within one pass over the data
 BRIEF_PASSES: Final = 2
 MIN_STEPS: Final = 40
 MAX_STEPS: Final = 600
@@ -128,7 +128,7 @@ def activation_bytes(graph: ir.Model) -> int:
 def _hastened(recipe: Recipe, settings: FinetuneSettings, num_samples: int) -> Recipe:
     """Give the recipe for less than one pass over the data, where time counts and little is to be forgotten.
 
-    Three times the usual rate, unless one was asked for, and half the views, each seen twice: the original answers
+    Twice the usual rate, unless one was asked for, and half the views, each seen twice: the original answers
     each only once. The front may stay as it is (`front.find_front`). Only where the original alone teaches.
     """
     if recipe.distillation < 1.0 or not recipe.head.is_classification or recipe.temperature is not None:
