@@ -19,22 +19,23 @@ class Queue:
     order: IntArray  # units, worst first
     ends: tuple[int, ...]  # ends[b]: units removed once block b is gone
     worth: tuple[float, ...]  # mean score of each block
+    gone: int = 0  # units that are removed before the first block
 
     @classmethod
-    def of(cls, values: FloatArray, start: int, *, step: int, floor: int) -> "Queue":
+    def of(cls, values: FloatArray, start: int, *, step: int, floor: int, gone: int = 0) -> "Queue":
         """Sort a group and cut it into blocks that leave multiples of `step`; the first block takes the remainder."""
         width = len(values)
         order = np.argsort(values, kind="stable")
         removable = width - floor
-        first = width % step or step
+        first = gone + ((width - gone) % step or step)
         ends = tuple(range(first, removable + 1, step))
-        bounds = (0, *ends)
+        bounds = (gone, *ends)
         worth = tuple(float(values[order[a:b]].mean()) for a, b in pairwise(bounds))
-        return cls(order=order + start, ends=ends, worth=worth)
+        return cls(order=order + start, ends=ends, worth=worth, gone=gone)
 
     def units(self, blocks: int) -> int:
-        """Units in the first so many blocks."""
-        return self.ends[blocks - 1] if blocks else 0
+        """Units that are removed once the first so many blocks are."""
+        return self.ends[blocks - 1] if blocks else self.gone
 
     def size(self, block: int) -> int:
         """Units of a block."""

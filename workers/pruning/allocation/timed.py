@@ -1,6 +1,7 @@
 """Widths under a limit on predicted latency: score per millisecond, then exchanges that keep more score within it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
@@ -9,6 +10,7 @@ import numpy as np
 from workers.pruning.allocation.budget import cost, floor_of, holds
 from workers.pruning.allocation.descent import Descent, Queue, refill
 from workers.pruning.allocation.ledger import Ledger
+from workers.pruning.allocation.trades import traded
 from workers.pruning.errors import TargetUnreachable
 from workers.pruning.types import Budget, CostModel, Grouping, Keep, LatencyLimit, Scores
 
@@ -17,7 +19,21 @@ _CANDIDATES: Final = 12  # groups on each side of an exchange
 _PAIRED: Final = 6  # of them, that are tried two at a time
 _GRAINS: Final = 3  # sizes of steps that are planned with, each half of the one before
 _FINEST: Final = 4  # channels
+_SLACK: Final = 0.01  # of a limit that may stay unused between two plans
 _GAIN: Final = 1e-9  # of the score at stake; less is rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """Widths that bound a plan: it keeps what the inner one keeps, and nothing that the outer one does not."""
+
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
+    known: frozenset[tuple[int, ...]] = frozenset()  # widths that are no result, since they were measured
+
+    def accepts(self, kept: Sequence[int]) -> bool:
+        """Whether widths may be the result."""
+        return tuple(kept) not in self.known
 
 
 def allocate_timed(
@@ -42,21 +58,126 @@ def allocate_timed(
     Raises:
         TargetUnreachable: even the floor of all groups is predicted to be too slow, or exceeds a budget.
     """
+    problem = _Problem(
+        scores=scores,
+        grouping=grouping,
+        model=model,
+        budgets=budgets,
+        limits=limits,
+        alpha=alpha,
+        outer=tuple(model.widths),
+    )
     reaching = list(_reaching(model, budgets, limits, min_keep))
     if not reaching:
-        raise _unreachable(model, limits, min_keep)
+        advice = f"Ask for more, or lower min_keep (now {min_keep:g})."
+        raise _unreachable(limits, smallest(model, min_keep), advice)
     finer = (
         [steps for steps in reaching[1:_GRAINS] if max(steps) >= _FINEST]
         if alpha and all(one.finer for one in limits)
         else []
     )
-    plans = [
-        _with_steps(scores, grouping, model, budgets, limits, steps=steps, alpha=alpha, min_keep=min_keep)
-        for steps in (reaching[0], *finer)
-    ]
+    plans = [problem.in_steps(steps, floors_in(model, min_keep, steps)) for steps in (reaching[0], *finer)]
     # Blocks within a stair save no time, so plans in finer steps may end above a limit.
-    held = [keep for keep in plans if _hold(model, grouping.widths(keep), budgets, limits)]
+    held = [keep for keep in plans if problem.holds(keep)]
     return max(held or plans[:1], key=lambda keep: float(scores.values[keep.mask].sum()))
+
+
+def allocate_between(
+    scores: Scores,
+    grouping: Grouping,
+    model: CostModel,
+    budgets: Sequence[Budget],
+    limits: Sequence[LatencyLimit],
+    *,
+    alpha: float,
+    between: Between,
+) -> Keep:
+    """Choose which units stay between two choices, so that a limit is used up.
+
+    Source: as `allocate_timed`, but units go from the outer widths on and no further than the inner ones, which stay
+    whatever is predicted of them. The largest steps are taken with which no more than a hundredth of a limit stays
+    unused, if need be after trades (see `trades`); else those with which least does. Where predictions say that even
+    the inner widths take too long, the result is what takes least.
+
+    Raises:
+        TargetUnreachable: all that holds the budgets is known.
+    """
+    problem = _Problem(
+        scores=scores,
+        grouping=grouping,
+        model=model,
+        budgets=budgets,
+        limits=limits,
+        alpha=alpha,
+        outer=between.outer,
+    )
+    return problem.nested(between)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    """What to choose widths for."""
+
+    scores: Scores
+    grouping: Grouping
+    model: CostModel
+    budgets: Sequence[Budget]
+    limits: Sequence[LatencyLimit]
+    alpha: float
+    outer: tuple[int, ...]
+
+    def in_steps(self, steps: Sequence[int], floors: Sequence[int]) -> Keep:
+        """Choose widths in these steps."""
+        queues, ledger = self._start(steps, floors)
+        return self._kept(queues, self._filled(queues, ledger))
+
+    def _start(self, steps: Sequence[int], floors: Sequence[int]) -> tuple[list[Queue], Ledger]:
+        """Every block that may go, and the figures while none has."""
+        gone = [width - most for width, most in zip(self.model.widths, self.outer, strict=True)]
+        queues = [
+            Queue.of(self.scores.values[group.start : group.stop], group.start, step=step, floor=floor, gone=left)
+            for group, step, floor, left in zip(self.grouping.groups, steps, floors, gone, strict=True)
+        ]
+        ledger = Ledger(self.model, self.budgets, limits=self.limits)
+        for group, units in enumerate(gone):
+            ledger.remove(group, units)
+        return queues, ledger
+
+    def _filled(self, queues: Sequence[Queue], ledger: Ledger) -> list[int]:
+        """Blocks that go, by group."""
+        blocks = refill(queues, ledger, Descent(queues, ledger, self.alpha).run())
+        if self.alpha:
+            _Exchange(queues, ledger, blocks).run()
+        return blocks
+
+    def _kept(self, queues: Sequence[Queue], blocks: Sequence[int]) -> Keep:
+        mask = np.ones(self.grouping.num_units, np.bool_)
+        for queue, removed in zip(queues, blocks, strict=True):
+            mask[queue.order[: queue.units(removed)]] = False
+        return Keep(mask=mask)
+
+    def nested(self, between: Between) -> Keep:
+        """Choose widths between the bounds, others than those that are known."""
+        plans: list[tuple[float, Keep]] = []
+        for steps in _grains(self.model, self.limits):
+            queues, ledger = self._start(steps, between.inner)
+            blocks = self._filled(queues, ledger)
+            used, new = ledger.over_limit(), between.accepts(ledger.kept)
+            if new and holds(cost(self.model, ledger.kept), self.budgets):
+                plans.append((used, self._kept(queues, blocks)))
+            if not (new and 1 - _SLACK <= used <= 1) and ledger.holds():
+                trade = traded(queues, ledger, blocks, enough=1 - _SLACK, accepted=between.accepts)
+                plans += [] if trade is None else [(trade[0], self._kept(queues, trade[1]))]
+            if plans and any(1 - _SLACK <= used <= 1 for used, _ in plans):
+                break
+        if not plans:
+            raise _unreachable(self.limits, between.inner, "Ask for more.")
+        # Within the limit the fullest; where none is, the one that is least above it.
+        return max(plans, key=lambda plan: (plan[0] <= 1, plan[0] if plan[0] <= 1 else -plan[0]))[1]
+
+    def holds(self, keep: Keep) -> bool:
+        """Whether every budget and every limit holds, as predicted."""
+        return _hold(self.model, self.grouping.widths(keep), self.budgets, self.limits)
 
 
 def _hold(model: CostModel, kept: Sequence[int], budgets: Sequence[Budget], limits: Sequence[LatencyLimit]) -> bool:
@@ -64,31 +185,9 @@ def _hold(model: CostModel, kept: Sequence[int], budgets: Sequence[Budget], limi
     return holds(cost(model, kept), budgets) and all(predicted(one, kept) <= one.limit_ms for one in limits)
 
 
-def _with_steps(
-    scores: Scores,
-    grouping: Grouping,
-    model: CostModel,
-    budgets: Sequence[Budget],
-    limits: Sequence[LatencyLimit],
-    *,
-    steps: Sequence[int],
-    alpha: float,
-    min_keep: float,
-) -> Keep:
-    """Choose widths in these steps."""
-    floors = [floor_of(width, min_keep, step) for width, step in zip(model.widths, steps, strict=True)]
-    queues = [
-        Queue.of(scores.values[group.start : group.stop], group.start, step=step, floor=floor)
-        for group, step, floor in zip(grouping.groups, steps, floors, strict=True)
-    ]
-    ledger = Ledger(model, budgets, limits=limits)
-    gone = refill(queues, ledger, Descent(queues, ledger, alpha).run())
-    if alpha:
-        _Exchange(queues, ledger, gone).run()
-    mask = np.ones(grouping.num_units, np.bool_)
-    for queue, blocks in zip(queues, gone, strict=True):
-        mask[queue.order[: queue.units(blocks)]] = False
-    return Keep(mask=mask)
+def floors_in(model: CostModel, min_keep: float, steps: Sequence[int]) -> list[int]:
+    """Fewest units that each group may keep in these steps."""
+    return [floor_of(width, min_keep, step) for width, step in zip(model.widths, steps, strict=True)]
 
 
 def smallest(model: CostModel, min_keep: float) -> tuple[int, ...]:
@@ -104,26 +203,29 @@ def predicted(limit: LatencyLimit, kept: Sequence[int]) -> float:
 def _reaching(
     model: CostModel, budgets: Sequence[Budget], limits: Sequence[LatencyLimit], min_keep: float
 ) -> Iterator[list[int]]:
-    """Steps whose floors hold everything, from the device's own down to single units."""
+    """Steps whose floors hold everything."""
+    for steps in _grains(model, limits):
+        if _hold(model, floors_in(model, min_keep, steps), budgets, limits):
+            yield steps
+
+
+def _grains(model: CostModel, limits: Sequence[LatencyLimit]) -> Iterator[list[int]]:
+    """The devices' own steps, and halves of them down to single units."""
     liked = zip(*(limit.steps for limit in limits), strict=True)
     now = [1 if group in model.single else max(steps) for group, steps in enumerate(liked)]
-    while True:
-        floors = [floor_of(width, min_keep, step) for width, step in zip(model.widths, now, strict=True)]
-        if _hold(model, floors, budgets, limits):
-            yield now
-        if max(now, default=1) == 1:
-            return
+    yield now
+    while max(now, default=1) > 1:
         now = [max(1, step // 2) for step in now]
+        yield now
 
 
-def _unreachable(model: CostModel, limits: Sequence[LatencyLimit], min_keep: float) -> TargetUnreachable:
-    floors = smallest(model, min_keep)
+def _unreachable(limits: Sequence[LatencyLimit], floors: Sequence[int], advice: str) -> TargetUnreachable:
     return TargetUnreachable(
         "The latency cannot be reached",
         where=", ".join(limit.device for limit in limits),
         actual="smallest predicted " + ", ".join(f"{predicted(limit, floors):.4g} ms" for limit in limits),
         allowed=", ".join(f"{limit.limit_ms:.4g} ms" for limit in limits),
-        advice=f"Ask for more, or lower min_keep (now {min_keep:g}).",
+        advice=advice,
     )
 
 

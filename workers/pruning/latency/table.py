@@ -1,6 +1,6 @@
 """The latency table of one device: rows that it has timed, asked for when they are needed and never twice."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Final
 
@@ -8,7 +8,7 @@ from workers.pruning.latency.micro_graph import micro_graph
 from workers.pruning.latency.rows import Operand, Row
 from workers.pruning.types import Measurement, Stopwatch, TimedNetwork
 
-MOST_ROWS: Final = 256  # asked in one question
+MOST_ROWS: Final = 244  # asked in one question
 UNDISTURBED: Final = 0.9  # of wall time on the processor; below it other programs took part of the time
 _LEAST_SHARE: Final = 0.1  # of a timed graph that belongs to its operator, however the boundary comes out
 
@@ -32,6 +32,9 @@ BOUNDARY: Final = tuple(
     (_convolution(channels, side, _SINGLE), _convolution(channels, side, _FOURFOLD))
     for channels, side in ((16, 4), (32, 8), (16, 16))
 )
+# Timed with every part of a question: a device that is slower than it was is so on these as well.
+PACE: Final = tuple(many for _, many in BOUNDARY)
+TOGETHER: Final = 64 - len(PACE)  # rows of a part; stopwatches hold 64 sessions at a time
 
 
 def undisturbed_ms(measurement: Measurement) -> float:
@@ -43,6 +46,16 @@ def undisturbed_ms(measurement: Measurement) -> float:
     if isinstance(share, float) and isinstance(alone, float) and share < UNDISTURBED:
         return alone
     return measurement.p50_ms
+
+
+def _questions(number: int, rows: Sequence[Row]) -> list[TimedNetwork]:
+    """Rows to time in turn with each other, and behind them those that tell the pace."""
+    beside = [row for row in PACE if row not in rows]
+    names = [f"row{number}_{place}" for place in range(len(rows))] + [f"pace{number}_{n}" for n in range(len(beside))]
+    return [
+        TimedNetwork(name=name, content=micro_graph(row), kind="layer", key=row.key)
+        for name, row in zip(names, (*rows, *beside), strict=True)
+    ]
 
 
 class Table:
@@ -60,7 +73,8 @@ class Table:
     def fill(self, rows: Iterable[Row], *, most: int = MOST_ROWS) -> int:
         """Have the device time the rows that are missing, at most so many, in one question; returns how many.
 
-        A row that the device did not answer is not asked for again.
+        A row that the device did not answer is not asked for again. Other programs come and go between two questions,
+        so each brings rows that were timed before, and what those take now over what they took is divided out.
 
         Raises:
             DeviceGone: the device did not answer.
@@ -68,20 +82,29 @@ class Table:
         wanted = {row.key: row for row in rows}
         self.reused |= {key for key in wanted if key in self._raw and key not in self.asked}
         missing = [row for key, row in wanted.items() if key not in self._raw and key not in self._refused][:most]
-        if missing:
-            questions = [
-                TimedNetwork(name=f"row{number}", content=micro_graph(row), kind="layer", key=row.key)
-                for number, row in enumerate(missing)
-            ]
-            answers = self._stopwatch.time(questions)
-            for question, row in zip(questions, missing, strict=True):
-                if question.name in answers:
-                    self._raw[row.key] = undisturbed_ms(answers[question.name])
-                    self.asked.append(row.key)
-                else:
-                    self._refused.add(row.key)
+        parts = [missing[start : start + TOGETHER] for start in range(0, len(missing), TOGETHER)]
+        if parts:
+            questions = [_questions(number, part) for number, part in enumerate(parts)]
+            answers = self._stopwatch.time([each for asked in questions for each in asked])
+            for asked, part in zip(questions, parts, strict=True):
+                self._take(part, asked, {name: undisturbed_ms(one) for name, one in answers.items()})
             self._call_ms = None
         return len(missing)
+
+    def _take(self, rows: Sequence[Row], asked: Sequence[TimedNetwork], answers: Mapping[str, float]) -> None:
+        """Take the answers on these rows at the pace of the first ones, as the rows beside them tell it."""
+        paces = [
+            answers[one.name] / self._raw[one.key]
+            for one in asked[len(rows) :]
+            if one.key in self._raw and one.name in answers
+        ]
+        pace = median(paces) if paces else 1.0
+        for row, one in zip(rows, asked, strict=False):
+            if one.name in answers:
+                self._raw[row.key] = answers[one.name] / pace
+                self.asked.append(row.key)
+            else:
+                self._refused.add(row.key)
 
     def fill_boundary(self) -> None:
         """Time what entering and leaving a graph costs, once per device.

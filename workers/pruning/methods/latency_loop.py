@@ -4,14 +4,14 @@ Nothing is trained meanwhile: latency depends on widths alone, so the network is
 device has said that its widths hold the target.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from workers.pruning.allocation.budget import cost, require_reachable
-from workers.pruning.allocation.timed import smallest
+from workers.pruning.allocation.timed import Between, predicted, smallest
 from workers.pruning.errors import DeviceGone, TargetUnreachable
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
 from workers.pruning.graph.save import to_bytes
@@ -35,9 +35,10 @@ _SAFER: Final = 0.95  # of the aim, each time that no plan held
 _RESCUE: Final = 0.85  # the same, where that did not help
 _ORIGINAL: Final = "original"
 _PLAN: Final = "plan"
-_LEAST: Final = 1e-4  # of a limit; what a plan must move to be another one
+_FULL: Final = 0.985  # of a limit, predicted: plans nearer to it are not looked for in wider bounds
+_ROUNDS: Final = 3  # of planning and timing rows before a plan is measured
 
-Plan = Callable[[Sequence[LatencyLimit]], Keep]
+Plan = Callable[[Sequence[LatencyLimit], Between | None], Keep]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +105,14 @@ def _search(task: Task, plan: Plan) -> Settled:
     aim = _AIM
     for _ in range(_REPLANS):
         task.run.report(Phase.ALLOCATE, min(1.0, len(tries) / (1 + CORRECTIONS)), "widths for the latency")
-        keep = _planned(task, pursuits, plan, aim)
-        kept = task.grouping.widths(keep)
+        keep = _planned(task, pursuits, plan, tries, aim)
         held = any(_held(one, pursuits) for one in tries)
-        if any(one.kept == kept for one in tries):
-            if not held:
-                aim *= _SAFER
-            elif not _refined(task, pursuits):
+        if keep is None:
+            if held:
                 break
+            aim *= _SAFER
             continue
-        one = _measured(task, pursuits, keep, kept)
+        one = _measured(task, pursuits, keep)
         tries.append(one)
         held = held or _held(one, pursuits)
         if _held(one, pursuits) and any(pursuit.near(one.measured_ms[pursuit.device]) for pursuit in pursuits):
@@ -126,15 +125,6 @@ def _search(task: Task, plan: Plan) -> Settled:
     return Settled(
         keep=chosen.keep, facts={pursuit.device: _facts(task, pursuit, chosen, tries) for pursuit in pursuits}
     )
-
-
-def _refined(task: Task, pursuits: Sequence[Pursuit]) -> bool:
-    """Let widths go in finer steps where those of the device lead no nearer; False where they are single units."""
-    if task.round_to is not None or all(max(one.limit(1.0, task.round_to).steps, default=1) == 1 for one in pursuits):
-        return False
-    for pursuit in pursuits:
-        pursuit.fineness *= 2
-    return True
 
 
 def _started(task: Task, budget: LatencyBudget) -> Pursuit:
@@ -153,27 +143,73 @@ def _started(task: Task, budget: LatencyBudget) -> Pursuit:
     task.run.report(Phase.MEASURE, 0.5, f"original on {budget.device}")
     original = _time(task, budget.device, {_ORIGINAL: _content(task, None)})[_ORIGINAL]
     model.time(task.cost_model.widths)
-    predicted = model.predict(task.cost_model.widths)
+    expected = model.predict(task.cost_model.widths)
     model.observe(_ORIGINAL, task.cost_model.widths, original)
     limit = budget.limit_ms if budget.limit_ms is not None else (budget.ratio or 1.0) * original
     limit += budget.relaxed_by * max(0.0, original - limit)
-    return Pursuit(budget=budget, model=model, original_ms=original, predicted_original_ms=predicted, limit_ms=limit)
+    return Pursuit(
+        budget=budget,
+        model=model,
+        widths=tuple(task.cost_model.widths),
+        original_ms=original,
+        predicted_original_ms=expected,
+        limit_ms=limit,
+    )
 
 
-def _planned(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) -> Keep:
-    """Plan, have the rows of the plan timed, and plan again if there were new ones."""
-    for _ in range(2):
-        keep = _reached(task, pursuits, plan, aim)
+def _planned(task: Task, pursuits: Sequence[Pursuit], plan: Plan, tries: Sequence[_Try], aim: float) -> Keep | None:
+    """Plan, have the rows of the plan timed, and plan again if there were new ones; None if all was tried before."""
+    for _ in range(_ROUNDS):
+        keep = _chosen(task, pursuits, plan, tries, aim) if tries else _first(task, pursuits, plan, aim)
+        if keep is None:
+            return None
         asked = [pursuit.model.time(task.grouping.widths(keep)) for pursuit in pursuits]
         if not any(asked):
             break
     return keep
 
 
-def _reached(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) -> Keep:
-    """Plan; where the prediction says that the target is out of reach, ask the device before believing it."""
+def _chosen(task: Task, pursuits: Sequence[Pursuit], plan: Plan, tries: Sequence[_Try], aim: float) -> Keep | None:
+    """The plan that comes nearest to the aim, within the narrowest bounds that allow it."""
+    limits = [pursuit.limit(aim, task.round_to) for pursuit in pursuits]
+    found: list[tuple[bool, float, int, Keep]] = []
+    for number, between in enumerate(_bounds(task, pursuits, tries)):
+        try:
+            keep = plan(limits, between)
+        except TargetUnreachable:
+            continue
+        used = _used(limits, task.grouping.widths(keep))
+        found.append((used <= 1.0, -abs(1.0 - used), -number, keep))
+        if _FULL <= used <= 1.0:
+            break
+    if not found:
+        return None
+    fits, off, _, keep = max(found, key=lambda each: each[:3])
+    before = max((_used(limits, one.kept) for one in tries if _held(one, pursuits)), default=0.0)
+    return None if fits and 1.0 + off <= before else keep
+
+
+def _used(limits: Sequence[LatencyLimit], kept: Sequence[int]) -> float:
+    """Predicted share of the limit that is used most."""
+    return max(predicted(limit, kept) / limit.limit_ms for limit in limits)
+
+
+def _bounds(task: Task, pursuits: Sequence[Pursuit], tries: Sequence[_Try]) -> Iterator[Between]:
+    """Where the next plan lies: between the largest that held and the smallest that did not, else beyond one."""
+    floors, full = smallest(task.cost_model, task.min_keep), tuple(task.cost_model.widths)
+    held = [one for one in tries if _held(one, pursuits)]
+    missed = [one for one in tries if not _held(one, pursuits)]
+    inner = max(held, key=lambda one: _slowness(one, pursuits)).kept if held else floors
+    outer = min(missed, key=lambda one: _slowness(one, pursuits)).kept if missed else full
+    for low, high in ((inner, outer), (inner, full), (floors, outer), (floors, full)):
+        if all(least <= most for least, most in zip(low, high, strict=True)):
+            yield Between(inner=low, outer=high, known=frozenset(one.kept for one in tries))
+
+
+def _first(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) -> Keep:
+    """Plan on predictions; where they say that the target is out of reach, ask the device before believing it."""
     try:
-        return plan([pursuit.limit(aim, task.round_to) for pursuit in pursuits])
+        return plan([pursuit.limit(aim, task.round_to) for pursuit in pursuits], None)
     except TargetUnreachable:
         pass
     floors = smallest(task.cost_model, task.min_keep)
@@ -188,9 +224,9 @@ def _reached(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) ->
             advice=f"Ask for more, or lower min_keep (now {task.min_keep:g}).",
         )
     for pursuit in pursuits:
-        pursuit.model.observe("smallest", floors, found[pursuit.device])
-        pursuit.factor = found[pursuit.device] / pursuit.model.predict(floors)
-    return plan([pursuit.limit(1.0 + _LEAST, task.round_to) for pursuit in pursuits])
+        pursuit.heard_smallest(floors, found[pursuit.device])
+    between = Between(inner=floors, outer=tuple(task.cost_model.widths))
+    return plan([pursuit.limit(aim, task.round_to) for pursuit in pursuits], between)
 
 
 def _smallest_measured(task: Task, pursuits: Sequence[Pursuit]) -> dict[str, float]:
@@ -210,13 +246,13 @@ def _floor_keep(task: Task, floors: Sequence[int]) -> Keep:
     return Keep(mask=mask)
 
 
-def _measured(task: Task, pursuits: Sequence[Pursuit], keep: Keep, kept: tuple[int, ...]) -> _Try:
-    content = _content(task, keep)
+def _measured(task: Task, pursuits: Sequence[Pursuit], keep: Keep) -> _Try:
+    content, kept = _content(task, keep), task.grouping.widths(keep)
     found = {}
     for pursuit in pursuits:
         task.run.report(Phase.MEASURE, 0.5, f"plan on {pursuit.device}")
-        if not pursuit.plans:
-            pursuit.settle_steps(kept, task.cost_model.widths, task.round_to)
+        if not pursuit.corrections:
+            pursuit.settle_steps(kept, task.round_to)
         found[pursuit.device] = _compared(task, pursuit, content)
         pursuit.heard(kept, found[pursuit.device])
     return _Try(keep=keep, kept=kept, measured_ms=found)
@@ -247,21 +283,22 @@ def _held(one: _Try, pursuits: Sequence[Pursuit]) -> bool:
     return all(pursuit.holds(one.measured_ms[pursuit.device]) for pursuit in pursuits)
 
 
+def _slowness(one: _Try, pursuits: Sequence[Pursuit]) -> float:
+    """Of its targets, the share that it takes of the one that it is worst at."""
+    return max(one.measured_ms[pursuit.device] / pursuit.limit_ms for pursuit in pursuits)
+
+
 def _best(task: Task, pursuits: Sequence[Pursuit], tries: Sequence[_Try]) -> _Try:
     """Of the plans that hold, the slowest; where none does, the refusal.
 
     Raises:
         TargetUnreachable: no plan held.
     """
-
-    def slowness(one: _Try) -> float:
-        return max(one.measured_ms[pursuit.device] / pursuit.limit_ms for pursuit in pursuits)
-
     held = [one for one in tries if _held(one, pursuits)]
     if held:
-        return max(held, key=slowness)
+        return max(held, key=lambda one: _slowness(one, pursuits))
     smallest_ms = _smallest_measured(task, pursuits)
-    nearest = min(tries, key=slowness)
+    nearest = min(tries, key=lambda one: _slowness(one, pursuits))
     raise TargetUnreachable(
         f"None of {len(tries)} plans held the latency when it was measured",
         where=", ".join(pursuit.device for pursuit in pursuits),

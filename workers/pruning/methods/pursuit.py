@@ -1,14 +1,16 @@
 """The pursuit of a latency on one device: its model, its target, and what measured plans taught."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, log
 from typing import Final
 
 from workers.pruning.latency.model import LatencyModel
-from workers.pruning.types import Json, LatencyBudget, LatencyLimit
+from workers.pruning.methods.bracket import Point, to_predict
+from workers.pruning.types import Json, LatencyBudget, LatencyLimit, TimedLayer
 
 WINDOW: Final = 0.05  # how far under the target is near enough
-_FADING: Final = 1 / 3  # weight of a measured plan over that of its successor
+
+Widths = tuple[int, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,12 +19,12 @@ class Pursuit:
 
     budget: LatencyBudget
     model: LatencyModel
+    widths: Widths  # of the original
     original_ms: float
     predicted_original_ms: float
     limit_ms: float
     fineness: int = 1  # parts that the device's steps are divided into
-    factor: float = 1.0  # measured over predicted, near the last plans
-    plans: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
+    plans: list[tuple[Widths, float]] = field(default_factory=list)
     corrections: list[dict[str, Json]] = field(default_factory=list)
 
     @property
@@ -31,57 +33,56 @@ class Pursuit:
         return self.budget.device
 
     def limit(self, aim: float, round_to: int | None) -> LatencyLimit:
-        """The limit that the planner holds: the aim, in milliseconds as the model predicts them."""
-        limit_ms = self._to_predict(aim * self.limit_ms)
+        """The limit that the planner holds: the aim, in milliseconds as the layers add up."""
+        wanted = aim * self.limit_ms
+        layers = self.model.timed_layers(wanted)
+        original = _point(layers, self.widths, self.original_ms)
+        measured = [_point(layers, kept, ms) for kept, ms in self.plans]
         return LatencyLimit(
             device=self.device,
-            limit_ms=limit_ms,
-            layers=self.model.timed_layers(limit_ms),
+            limit_ms=to_predict(wanted, measured, original),
+            layers=layers,
             steps=self._steps(round_to),
             finer=not self.plans,
         )
 
-    def settle_steps(self, kept: tuple[int, ...], widths: tuple[int, ...], round_to: int | None) -> None:
+    def settle_steps(self, kept: Widths, round_to: int | None) -> None:
         """Go on in the steps that the first plan went in: what was measured in others says little of these."""
         while max(steps := self._steps(round_to), default=1) > 1 and any(
-            left % step and left != width for left, width, step in zip(kept, widths, steps, strict=True)
+            left % step and left != width for left, width, step in zip(kept, self.widths, steps, strict=True)
         ):
             self.fineness *= 2
 
-    def _steps(self, round_to: int | None) -> tuple[int, ...]:
+    def _steps(self, round_to: int | None) -> Widths:
         return tuple(max(1, step // self.fineness) for step in self.model.group_steps(round_to))
 
-    def heard(self, kept: tuple[int, ...], measured_ms: float) -> None:
+    def heard(self, kept: Widths, measured_ms: float) -> None:
         """Learn from a measured plan."""
-        predicted = self.factor * self.model.predict(kept)
+        predicted = self.expected(kept)
         self.model.observe(f"plan {len(self.corrections) + 1}", kept, measured_ms)
         self.plans.append((kept, measured_ms))
-        self.factor = self._near_factor()
         self.corrections.append(
             {
                 "predicted_ms": predicted,
                 "measured_ms": measured_ms,
-                "factor": self.factor,
+                "factor": measured_ms / self.model.predict(kept),
                 "measured_over_predicted": measured_ms / predicted,
                 "of_target": measured_ms / self.limit_ms,
             }
         )
 
-    def _to_predict(self, ms: float) -> float:
-        """What the model is to predict of a plan that takes so long: between two measured plans, or beside the last."""
-        points = [(log(self.model.predict(kept)), log(measured)) for kept, measured in self.plans]
-        below = max((point for point in points if point[1] <= log(ms)), key=lambda point: point[1], default=None)
-        above = min((point for point in points if point[1] > log(ms)), key=lambda point: point[1], default=None)
-        if below is None or above is None or below[0] >= above[0]:
-            return ms / self.factor
-        way = (log(ms) - below[1]) / (above[1] - below[1])
-        return exp(below[0] + way * (above[0] - below[0]))
+    def heard_smallest(self, kept: Widths, measured_ms: float) -> None:
+        """Learn from the smallest network, which is no plan."""
+        self.model.observe("smallest", kept, measured_ms)
+        self.plans.append((kept, measured_ms))
 
-    def _near_factor(self) -> float:
-        """What the last plans took over what the model says of them now; the latest counts most."""
-        logs = [log(ms / self.model.predict(kept)) for kept, ms in self.plans]
-        weights = [_FADING ** (len(logs) - 1 - number) for number in range(len(logs))]
-        return exp(sum(w * each for w, each in zip(weights, logs, strict=True)) / sum(weights))
+    def expected(self, kept: Widths) -> float:
+        """What these widths are expected to take, after all that was measured."""
+        predicted = self.model.predict(kept)
+        if not self.plans:
+            return predicted
+        near, ms = min(self.plans, key=lambda plan: abs(self.model.predict(plan[0]) / predicted - 1))
+        return predicted * ms / self.model.predict(near)
 
     def holds(self, measured_ms: float) -> bool:
         """Whether a measured time is the target's at most."""
@@ -90,3 +91,7 @@ class Pursuit:
     def near(self, measured_ms: float) -> bool:
         """Whether it lies in the window under the target."""
         return (1 - WINDOW) * self.limit_ms <= measured_ms <= self.limit_ms
+
+
+def _point(layers: Sequence[TimedLayer], kept: Widths, measured_ms: float) -> Point:
+    return Point(predicted_ms=sum(layer.ms(kept) for layer in layers), measured_ms=measured_ms)
