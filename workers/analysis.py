@@ -16,16 +16,19 @@ from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
 from workers.pruning.types import Cost, CostModel, Json, Metric, TensorSpec
 from workers.rehearsal import rehearse
+from workers.stops import stop_notes, tail_cost, trunk_of, with_tail
 
 DEFAULT_MIN_KEEP: Final = 0.1
 
 
 def analyse(graph: ir.Model) -> dict[str, Json]:
     """Give the `analysis` of the API, and under `cost_model` what the web process predicts costs with."""
+    whole, part = graph, trunk_of(graph)
+    graph, tail = part.graph, tail_cost(part)
     shapes = known_shapes(graph)
     grouping = find(graph, shapes=shapes.at_one)
     before = cost.count(graph, shapes.nominal)
-    model = predict(graph, grouping, shapes=shapes.nominal, before=before)
+    model = with_tail(predict(graph, grouping, shapes=shapes.nominal, before=before), tail)
     outputs = head.find(graph)
     groups = explain(graph, grouping, model)
     rehearsal = rehearse(graph, grouping, [_share(group) for group in groups], macs=before.macs)
@@ -33,16 +36,16 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
         "opset": graph.opset_imports.get("", 0),
         "producer": " ".join(part for part in (graph.producer_name, graph.producer_version) if part),
         "inputs": tensors(load.input_specs(graph)),
-        "outputs": tensors(load.output_specs(graph)),
-        **figures(before),
-        "num_nodes": len(list(graph.graph)),
-        "op_types": dict(sorted(Counter(node.op_type for node in graph.graph).items())),
+        "outputs": tensors(load.output_specs(whole)),
+        **figures(before + tail),
+        "num_nodes": len(list(whole.graph)),
+        "op_types": dict(sorted(Counter(node.op_type for node in whole.graph).items())),
         "prunable_groups": [{**group, "sensitivity": rehearsal.changes.get(str(group["id"]))} for group in groups],
         "frozen": [{"node": entry.node, "reason": entry.reason} for entry in grouping.frozen],
-        "reachable": smallest_ratios(model, before),
+        "reachable": smallest_ratios(model, before + tail),
         "head": "classification" if outputs.is_classification else "other",
         "speed": rehearsal.speed,
-        "warnings": [*notes(graph), *([rehearsal.note] if rehearsal.note else [])],
+        "warnings": [*notes(graph), *stop_notes(part), *([rehearsal.note] if rehearsal.note else [])],
         "cost_model": to_json(model, grouping),
     }
 

@@ -1,5 +1,6 @@
 """One pruned network: run the method, write the file, judge the file, and say how far its quality fell."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -7,16 +8,20 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.prune_spec import PruneSpec
-from workers.pruning.export.parity import parity
+from workers.pruning.export.parity import first, parity
 from workers.pruning.export.write import write
 from workers.pruning.graph import load
 from workers.pruning.graph.open_batch import close_batch, fixed_batch
+from workers.pruning.graph.runtime import Session
+from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.storage import rounded
+from workers.pruning.graph.trunk import cut_off, restored
+from workers.pruning.graph.twin import runnable
 from workers.pruning.methods import METHODS, require_aim
 from workers.pruning.methods.room import lack
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.training.evaluate import Answers, Evaluation, evaluate
-from workers.pruning.types import Json, Phase
+from workers.pruning.types import AnyArray, Json, Phase
 
 PARITY_SAMPLES: Final = 8
 CHOOSING, SHRINKING = "auto", "dynhp"
@@ -67,16 +72,33 @@ def pruned(spec: PruneSpec, task: Task, metadata: dict[str, str]) -> Pruned:
         task = outcome.pruned_task
     run.report(Phase.EXPORT, 0.0)
     final = rounded(close_batch(outcome.graph, task.uploaded), task.uploaded)
-    content = write(final, task.uploaded, metadata)
+    content = _file(final, task, metadata)
     run.report(Phase.VERIFY, 0.0)
     samples = task.data.validation
     count = fixed_batch(task.uploaded) or PARITY_SAMPLES
     inputs = samples.batch(np.arange(count, dtype=np.int64) % len(samples))
-    difference = parity(content, final, inputs, run)
+    read = _part_read(content, inputs, task)
+    difference = parity(content if task.trunk is None else to_bytes(read), final, inputs, run)
     run.report(Phase.VERIFY, 0.3, "held-out samples")
-    evaluation = _judged(load.load(content), task)
+    evaluation = _judged(read, task)
     before = None if outcome.pruned_task is None else _judged(task.uploaded, task)
     return Pruned(outcome=outcome, content=content, parity=difference, evaluation=evaluation, before=before)
+
+
+def _file(final: ir.Model, task: Task, metadata: dict[str, str]) -> bytes:
+    """The file of a pruned network, with what was left out of the task put back."""
+    if task.trunk is None:
+        return write(final, task.uploaded, metadata)
+    return write(restored(final, task.trunk), task.trunk.whole, metadata)
+
+
+def _part_read(content: bytes, inputs: Sequence[AnyArray], task: Task) -> ir.Model:
+    """What the file holds of the part that can be compared; all of the file has to run."""
+    graph = load.load(content)
+    if task.trunk is None:
+        return graph
+    Session(runnable(graph, content)).run([first(array, fixed_batch(task.uploaded) or 1) for array in inputs])
+    return cut_off(graph, task.uploaded)
 
 
 def _outcome(spec: PruneSpec, task: Task) -> Outcome:

@@ -32,6 +32,7 @@ from workers.pruning.training.data import Dataset, describe_dataset, open_datase
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
 from workers.pruning.types import Budget, Cost, Json, Metric, Phase, Run
 from workers.report.page import render
+from workers.stops import stop_notes, tail_cost, trunk_of, with_tail
 from workers.timed import Timed, Timer, in_lengths
 
 VERSION: Final = "0.1.0"
@@ -96,6 +97,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
         }
         found = (
             *twin.notes(task.uploaded),
+            *_stop_notes(task),
             *shipped.pruned.outcome.warnings,
             *task.data.notes,
             *shipped.warnings,
@@ -133,16 +135,18 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
     """
     run.report(Phase.INSPECT, 0.0)
     run.report(Phase.LOAD, 0.0)
-    uploaded = load.load(network)
-    head.declare(uploaded, spec.head)
+    whole = load.load(network)
+    head.declare(whole, spec.head)
+    part = trunk_of(whole)
+    uploaded, tail = part.graph, tail_cost(part)
     graph = open_batch(uploaded)
     run.report(Phase.GROUP, 0.0)
     shapes = known_shapes(graph)
     grouping = find(graph, include=spec.include, exclude=spec.exclude, shapes=shapes.at_one)
     require_prunable(grouping)
     before = cost.count(graph, shapes.nominal)
-    model = predict(graph, grouping, shapes=shapes.nominal, before=before)
-    job_budgets = _job_budgets(spec, (uploaded, graph), before, run.seed, apart=isinstance(network, bytes))
+    model = with_tail(predict(graph, grouping, shapes=shapes.nominal, before=before), tail)
+    job_budgets = _job_budgets(spec, (uploaded, graph), before + tail, run.seed, apart=isinstance(network, bytes))
     for exact in job_budgets:
         require_reachable(model, exact, min_keep=spec.min_keep, round_to=spec.round_to)
     data = _data(spec, graph, dataset, run)
@@ -162,7 +166,13 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
         run=run,
         round_to=spec.round_to,
         min_keep=spec.min_keep,
+        trunk=part if part.stops else None,
+        tail=tail,
     )
+
+
+def _stop_notes(task: Task) -> tuple[str, ...]:
+    return () if task.trunk is None else stop_notes(task.trunk)
 
 
 def _job_budgets(
@@ -219,10 +229,10 @@ def _result(
     task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, timed: Timed, *, size_bytes: int
 ) -> dict[str, Json]:
     outcome, latency = shipped.pruned.outcome, timed.local
-    reached = replace(cost.count(outcome.graph), size_bytes=size_bytes)
+    reached = replace(cost.count(outcome.graph) + task.tail, size_bytes=size_bytes)
     limits = [_limit(task, target, reached, timed) for target in targets]
     return {
-        "before": result.side(cost.count(task.graph), before, latency.get("before")),
+        "before": result.side(cost.count(task.graph) + task.tail, before, latency.get("before")),
         "after": result.side(reached, shipped.pruned.evaluation, latency.get("after")),
         "targets": list(limits),
         "target_met": all(limit["met"] for limit in limits) if limits else shipped.drop is None or shipped.drop.held,
@@ -246,7 +256,7 @@ def _result(
 
 def _limit(task: Task, target: Target, reached: Cost, timed: Timed) -> dict[str, Json]:
     if target.metric != LATENCY:
-        return result.target_json(target, cost.count(task.graph), reached)
+        return result.target_json(target, cost.count(task.graph) + task.tail, reached)
     pair = timed.pairs.get(target.device)
     original_ms, reached_ms = (pair["before"].p50_ms, pair["after"].p50_ms) if pair else (None, None)
     return result.latency_target_json(target, original_ms, reached_ms)

@@ -10,6 +10,7 @@ from workers.pruning.errors import PruningError
 from workers.pruning.graph import cost
 from workers.pruning.graph.execute import foreign_nodes
 from workers.pruning.graph.head import inner_outputs
+from workers.pruning.graph.observed import observed
 from workers.pruning.graph.open_batch import fixed_batch
 from workers.pruning.graph.trunk import Trunk, trunk
 from workers.pruning.types import NOTHING, Cost, CostModel, Term
@@ -18,8 +19,14 @@ _NAMED: Final = 3  # nodes of one operator that are listed by name
 
 
 def trunk_of(graph: ir.Model) -> Trunk:
-    """Give the part of a network that can be scored and trained; the network itself where no gradient stops."""
-    return trunk(graph, foreign_nodes(graph))
+    """Give the part of a network that can be scored and trained; the network itself where no gradient stops.
+
+    Shapes that only running the network tells are noted in the part.
+    """
+    foreign = foreign_nodes(graph)
+    noted = observed(graph, foreign)
+    part = trunk(noted, foreign)
+    return part if noted is graph else replace(part, whole=graph)
 
 
 def tail_cost(part: Trunk) -> Cost:
@@ -73,11 +80,8 @@ def stop_notes(part: Trunk) -> tuple[str, ...]:
 def _consequence(part: Trunk) -> str:
     read = sorted(inner_outputs(part.graph))
     if not read:
-        return "ONNX Runtime runs them as they are, and no layer in front of them is trained."
-    return (
-        "ONNX Runtime runs them as they are. Layers in front of them are scored by, and fine-tuned towards, what the "
-        f"original gives them: {', '.join(read)}."
-    )
+        return "layers in front, if any, are scored and fine-tuned by what passes beside."
+    return f"layers in front are scored by, and fine-tuned towards, what the original gives there: {', '.join(read)}."
 
 
 def _listed(stops: Sequence[tuple[str, str]]) -> str:

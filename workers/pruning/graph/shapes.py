@@ -1,5 +1,6 @@
 """Shapes of all values, inferred by onnx on a copy of the graph without its weights."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,9 @@ import onnx_ir as ir
 from workers.pruning.errors import InvalidGraph
 from workers.pruning.graph.caps import DEFAULT_CAPS
 from workers.pruning.graph.constants import UNKNOWN_NAME, fold_constants
+
+OBSERVED: Final = "espalier.shapes"  # key of the metadata: shapes that were seen, as `observed` notes them
+BATCH: Final = "batch"  # there, the first length of the first input
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -174,6 +178,21 @@ def _mention(proto: onnx.ModelProto, folded: Mapping[str | None, Sequence[int | 
                 entry.type.tensor_type.shape.dim.add(dim_value=int(length))  # type: ignore[arg-type]
 
 
+def _mention_observed(proto: onnx.ModelProto) -> None:
+    """Say the shapes that were seen of values of which nothing is said."""
+    noted = next((entry.value for entry in proto.metadata_props if entry.key == OBSERVED), "")
+    listed = {value.name for value in (*proto.graph.value_info, *proto.graph.output)}
+    given = {name for node in proto.graph.node for name in node.output}
+    for name, lengths in json.loads(noted).items() if noted else ():
+        if name in given - listed:
+            axes = proto.graph.value_info.add(name=name).type.tensor_type.shape.dim
+            for length in lengths:
+                if length == BATCH:
+                    axes.add().CopyFrom(next(_axes(proto.graph.input[0])))
+                else:
+                    axes.add(**({} if length is None else {"dim_value": length}))
+
+
 def _found(proto: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     return {
         value.name: tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in _axes(value))
@@ -214,6 +233,7 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type in _SAME_SHAPE and node.domain in {"", "ai.onnx"}:  # of which onnx infers nothing
             node.op_type = "Identity"
             del node.input[1:], node.attribute[:]
+    _mention_observed(proto)
     try:
         try:
             return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)

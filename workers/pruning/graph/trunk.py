@@ -13,6 +13,7 @@ from typing import Final
 import onnx_ir as ir
 
 from workers.pruning.graph.head import CARRIED, DECLARED, INNER, added_outputs
+from workers.pruning.graph.shapes import OBSERVED
 from workers.pruning.graph.simplify import remove_dead
 from workers.pruning.graph.values import all_values, bodies, fresh_name, is_float, reads
 from workers.pruning.graph.weights import clone, is_parameter
@@ -93,7 +94,7 @@ def restored(part: ir.Model, of: Trunk) -> ir.Model:
     by_name = {value.name: value for value in all_values(made)}
     left = [value.name for value in made.graph.outputs if value.name not in added]
     made.graph.outputs[:] = [by_name[name] for name in (wanted if added.intersection(wanted) or of.tail else left)]
-    for key in (INNER, CARRIED):
+    for key in (INNER, CARRIED, OBSERVED):
         made.metadata_props.pop(key, None)
     return made
 
@@ -138,7 +139,8 @@ class _Search:
         self.dropped = [value for value in outputs if value in self._sized or value in stopped]
         self.kept = [value for value in outputs if value not in self.dropped]
         felt = self._felt()
-        self.inner = self._unfelt(felt)
+        self._unfelt = self._alive - felt - self._sized
+        self.inner = self._ends(felt)
         self.stops = tuple((node.name or "", node.op_type) for node in self._graph if self._stops(node))
 
     def near(self) -> set[ir.Node]:
@@ -186,10 +188,9 @@ class _Search:
                 felt |= {value for value in reads(node) if value in self._alive}
         return felt
 
-    def _unfelt(self, felt: set[ir.Value]) -> list[ir.Value]:
+    def _ends(self, felt: set[ir.Value]) -> list[ir.Value]:
         """What hangs on weights, is not felt by what is kept, and is read where gradients end; each said once."""
-        wanted = self._alive - felt - self._sized
-        made = [value for node in self._graph for value in node.outputs if value in wanted]
+        made = [value for node in self._graph for value in node.outputs if value in self._unfelt]
         ends = {self._with_batch(value) for value in made if any(self._is_far(use.node) for use in value.uses())} - felt
         return [value for value in made if value in ends and not self._follows_from(value, ends)]
 
@@ -231,8 +232,8 @@ class _Search:
         return node.graph is not self._graph or not any(v in self._alive and v not in self._sized for v in node.outputs)
 
     def _stops(self, node: ir.Node) -> bool:
-        reaches = any(value in self.inner for value in reads(node)) and self._is_far(node)
-        return (node.name or "") in self._foreign or reaches
+        ends = any(value in self._unfelt for value in reads(node)) and self._is_far(node)
+        return (node.name or "") in self._foreign or ends
 
 
 def _is_sized_by_data(node: ir.Node) -> bool:

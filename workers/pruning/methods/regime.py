@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from workers.pruning.errors import InvalidDataset, PruningError
 from workers.pruning.graph import cost
+from workers.pruning.graph.head import inner_outputs
 from workers.pruning.methods.task import Task
 from workers.pruning.training.recipe import Recipe, Workload, activation_bytes, choose
 
@@ -43,7 +44,7 @@ def require_training(task: Task, *, from_scratch: bool) -> None:
 
     Raises:
         TrainingNeeded: the job forbids training.
-        InvalidDataset: from scratch without labels, or without one score per class.
+        InvalidDataset: from scratch without labels, without one score per class, or where a gradient is stopped.
     """
     if task.finetune.steps == 0:
         raise TrainingNeeded(
@@ -59,4 +60,12 @@ def require_training(task: Task, *, from_scratch: bool) -> None:
             where="options.from_scratch",
             actual="no labels" if task.data.train.labels is None else "another kind of output",
             advice="Upload labelled data, or start from the uploaded weights.",
+        )
+    stopped = inner_outputs(task.graph)
+    if from_scratch and stopped:
+        raise InvalidDataset(
+            "Training from scratch needs a gradient in every layer",
+            where="options.from_scratch",
+            actual=f"nodes that no gradient passes, which read {', '.join(sorted(stopped))}",
+            advice="Start from the uploaded weights: what is in front of such nodes then learns what to give.",
         )

@@ -12,6 +12,7 @@ from workers.pruning.graph import head as heads
 from workers.pruning.graph.load import load
 from workers.pruning.graph.open_batch import close_batch
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.trunk import restored
 from workers.pruning.graph.values import attribute
 from workers.pruning.graph.weights import clone, set_initializer
 from workers.pruning.groups.cost_model import cost_model
@@ -58,9 +59,11 @@ def transferred(task: Task, *, epochs: float, learning_rate: float) -> Task:
     fresh = replace(task, graph=graph, head=heads.find(graph), finetune=settings, step_prefix=STEP)
     trained, _ = steps.train(fresh, graph, steps.calibration_batches(fresh, steps.CALIBRATION_SAMPLES))
     trained = load(to_bytes(trained))
+    uploaded = load(to_bytes(close_batch(trained, task.uploaded)))
     return replace(
         task,
-        uploaded=load(to_bytes(close_batch(trained, task.uploaded))),
+        uploaded=uploaded,
+        trunk=None if task.trunk is None else replace(task.trunk, whole=restored(uploaded, task.trunk), graph=uploaded),
         graph=trained,
         head=fresh.head,
         reference=answer(trained, task.data.validation, threads=task.run.num_threads),

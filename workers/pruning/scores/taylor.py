@@ -9,10 +9,12 @@ import torch
 
 from workers.pruning.errors import InvalidDataset
 from workers.pruning.scores.collect import accumulate
-from workers.pruning.scores.output import Kind, pseudo_labels, read_outputs
+from workers.pruning.scores.information_gain import output_deviations
+from workers.pruning.scores.output import Kind, probe, pseudo_labels, read_outputs
 from workers.pruning.types import AnyArray, Grouping, IntArray, Run, Scores
 
 Criterion = Literal["absolute", "square"]
+_STREAM: Final = 106  # keeps these draws apart from others of the same seed
 _REDUCTIONS: Final = {"absolute": torch.abs, "square": torch.square}
 
 
@@ -31,7 +33,8 @@ def taylor(
     "Importance Estimation for Neural Network Pruning" (square, on gates). Differs: the absolute value or the square is
     taken of every sample's gradient and then averaged. Over minibatches, or whole epochs as in widely copied code,
     gradients of opposite sign cancel first, and the order of the units suffers.
-    Without labels the classes that the network itself chooses stand in for them.
+    Without labels the classes that the network itself chooses stand in for them. Units whose gradient a node stops are
+    scored by what enters that node (an inner output of `graph.trunk`): along a random direction, in its deviations.
 
     Shapes: batches[i][j] (samples, ...), labels[i] (samples,); values (num_units,).
     Units: nats (absolute) or squared nats (square) per sample.
@@ -51,13 +54,20 @@ def taylor(
         )
     num_samples = sum(len(batch[0]) for batch in batches)
     _check(batches, labels, num_samples)
+    deviations = output_deviations(graph, [reading for reading in readings if reading.inner], batches, run)
 
     def objectives(number: int, part: slice, zs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         z = zs[0]
         wanted = pseudo_labels(z, reading) if labels is None else labels[number][part]
         target = torch.from_numpy(np.ascontiguousarray(wanted)).to(z.device)
         log_p = torch.log_softmax(z, dim=reading.axis)
-        yield -log_p.gather(reading.axis, target.unsqueeze(reading.axis)).sum()
+        loss = -log_p.gather(reading.axis, target.unsqueeze(reading.axis)).sum()
+        rng = np.random.default_rng([run.seed, _STREAM, number, part.start])
+        for inner, entering in zip(readings, zs, strict=True):
+            if inner.inner:
+                direction = probe(inner, entering.detach(), deviations.get(inner.index), rng)
+                loss = loss + (entering * direction).sum()
+        yield loss
 
     reduction = _REDUCTIONS[criterion]
     total = accumulate(

@@ -1,0 +1,181 @@
+"""Networks with nodes that torch has no function for, through a whole job: LSTM, If, Loop, NonMaxSuppression."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from tests.workers.pruning.journals import run_of
+from tests.workers.pruning.seeded import seeded
+from workers.analysis import analyse
+from workers.pipeline import prune
+from workers.prune_spec import PruneSpec, Target
+from workers.pruning.graph.load import load
+from workers.pruning.graph.save import to_bytes
+from workers.pruning.training.recipe import FinetuneSettings
+
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
+CONVS = (
+    """float[16, 3, 3, 3] w1, float[16] b1, float[16, 16, 3, 3] w2, float[16] b2, float[8, 16, 3, 3] w3, float[8] b3"""
+)
+STACK = """  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  c = Relu (a)
+  d = Conv <pads = [1, 1, 1, 1]> (c, w2, b2)
+  e = Relu (d)
+  f = Conv <pads = [1, 1, 1, 1]> (e, w3, b3)
+"""
+TAGGER = f"""tagger (float[N, 3, 8, 8] x, {CONVS}, float[2, 24, 64] wl, float[2, 24, 6] rl, float[2, 48] bl,
+  float[2, 18] pl, float[12, 16] w4, float[16] b4, float[16, 5] w5, float[5] b5) => (float[N, 8, 5] y)
+  <int64[3] merged = {{0, 0, 64}}, int64[3] joined = {{0, 0, 12}}> {{
+{STACK}  g = Transpose <perm = [3, 0, 1, 2]> (f)
+  h = Reshape (g, merged)
+  i = LSTM <hidden_size = 6, direction = "bidirectional"> (h, wl, rl, bl, , , , pl)
+  j = Transpose <perm = [2, 0, 1, 3]> (i)
+  k = Reshape (j, joined)
+  l = MatMul (k, w4)
+  m = Add (l, b4)
+  n = Relu (m)
+  o = MatMul (n, w5)
+  y = Add (o, b5)
+}}"""
+HEAD = """  pooled = GlobalAveragePool (q)
+  flat = Flatten (pooled)
+  hidden = Gemm <transB = 1> (flat, w4, b4)
+  active = Relu (hidden)
+  y = Gemm <transB = 1> (active, w5, b5)
+}"""
+DENSE = "float[16, 8] w4, float[16] b4, float[4, 16] w5, float[4] b5) => (float[N, 4] y)"
+BRANCH = f"""branch (float[N, 3, 8, 8] x, {CONVS}, {DENSE} <float zero = {{0}}> {{
+{STACK}  mean = ReduceMean <keepdims = 0> (f)
+  high = Greater (mean, zero)
+  q = If (high) <then_branch = yes () => (float[M, 8, 8, 8] u) {{ u = Relu (f) }},
+                 else_branch = no () => (float[M, 8, 8, 8] v) {{ w = Relu (f) v = Neg (w) }}>
+{HEAD}"""
+LOOP = f"""loop (float[N, 3, 8, 8] x, {CONVS}, {DENSE} <int64 n = {{3}}, bool go = {{1}}> {{
+{STACK}  q = Loop (n, go, f) <body = b (int64 i, bool on, float[M, 8, 8, 8] s) => (bool more, float[M, 8, 8, 8] t) {{
+      more = Identity (on)  u = Tanh (s)  t = Add (u, f) }}>
+{HEAD}"""
+BOXES = f"""boxes (float[1, 3, 8, 8] x, {CONVS}, float[6, 8, 1, 1] w4, float[6] b4)
+  => (float[k, 4] picked, int64[k, 3] which)
+  <int64[3] rows = {{1, 64, 6}}, int64[2] cuts = {{4, 2}}, int64[1] last = {{2}},
+   int64[1] ax = {{1}}, int64 most = {{5}}, float iou = {{0.5}}, float low = {{0.5}}> {{
+{STACK}  g = Relu (f)
+  h = Conv (g, w4, b4)
+  i = Transpose <perm = [0, 2, 3, 1]> (h)
+  j = Reshape (i, rows)
+  boxes, logits = Split <axis = 2> (j, cuts)
+  p = Sigmoid (logits)
+  scores = Transpose <perm = [0, 2, 1]> (p)
+  which = NonMaxSuppression (boxes, scores, most, iou, low)
+  row = Gather <axis = 1> (which, last)
+  flat = Squeeze (row, ax)
+  all = Squeeze (boxes)
+  picked = Gather (all, flat)
+}}"""
+MAP = f"""map (float[N, 3, 8, 8] x, {CONVS}) => (int64[N, 1, 8, 8] y) {{
+{STACK}  g = Softmax <axis = 1> (f)
+  y = ArgMax <axis = 1> (g)
+}}"""
+NETWORKS = {"tagger": TAGGER, "branch": BRANCH, "loop": LOOP, "boxes": BOXES, "map": MAP}
+HALF = PruneSpec(
+    target_sets=((Target(metric="flops", ratio=0.5),),),
+    options={"calibration_samples": 32},
+    finetune=FinetuneSettings(steps=4, batch_size=16),
+    round_to=1,
+    measure=False,
+)
+
+
+def _network(name):
+    return load(to_bytes(seeded(HEADER + NETWORKS[name], seed=1)))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Noise, with a mean of its own for each sample, labelled by brightness."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    images = rng.standard_normal((64, 3, 8, 8)) + rng.standard_normal((64, 3, 1, 1))
+    labels = 4 * np.argsort(np.argsort(images.mean((1, 2, 3)))) // 64
+    np.savez(path, x=images.astype(np.float32), y=labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unlabelled(dataset):
+    path = dataset.with_name("unlabelled.npz")
+    np.savez(path, x=np.load(dataset)["x"])
+    return path
+
+
+def _pruned(name, spec, dataset, folder):
+    """The result, the upload and what was made of it."""
+    (folder / "net.onnx").write_bytes(to_bytes(_network(name)))
+    result = prune(spec, network=folder / "net.onnx", dataset=dataset, out=folder, run=run_of())
+    return result, onnx.load(folder / "net.onnx"), onnx.load(folder / "pruned.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tagger", None),
+        (
+            "branch",
+            "No gradient passes Greater 'high', If 'q': layers in front are scored by, and fine-tuned towards, what",
+        ),
+        ("loop", "No gradient passes Loop 'q': layers in front are scored by, and fine-tuned towards, what"),
+        ("boxes", "Nothing is learned behind NonMaxSuppression 'which'"),
+        ("map", "No gradient passes ArgMax 'y'"),
+    ],
+)
+def test_half_of_the_work_goes_whatever_stops_the_gradient(name, said, unlabelled, tmp_path):
+    """Pruned, compensated, fine-tuned and checked; the file has the interface of the upload and all of it runs."""
+    result, old, new = _pruned(name, HALF, unlabelled, tmp_path)
+    onnx.checker.check_model(new, full_check=True)
+    ort.InferenceSession(new.SerializeToString()).run(None, {"x": np.ones((1, 3, 8, 8), np.float32)})
+    repaired = [point["stage"] for point in result["curve"] if "loss" not in point]
+
+    assert result["target_met"]
+    assert repaired == ["raw", "compensated", "finetuned"]
+    assert max(result["parity"].values()) < 1e-4
+    assert result["finetune"]["loss_before"] > 0
+    assert list(old.graph.output) == list(new.graph.output)
+    assert [node.name for node in old.graph.node] == [node.name for node in new.graph.node]
+    assert any(warning.startswith(said) for warning in result["warnings"]) if said else True
+    assert set(result["warnings"]) >= {warning for warning in analyse(_network(name))["warnings"] if said}
+
+
+@pytest.mark.parametrize("name", ["loop", "boxes"])
+def test_layers_in_front_of_a_stop_are_worth_something_and_learn(name, unlabelled, tmp_path):
+    """Removed channels of every group had a score above zero, and training changed the first layer."""
+    result, _, new = _pruned(name, replace(HALF, finetune=FinetuneSettings(steps=0)), unlabelled, tmp_path)
+    trained = _pruned(name, HALF, unlabelled, tmp_path)[2]
+    first = [onnx.numpy_helper.to_array(_held(each, "w1")) for each in (new, trained)]
+
+    assert all(group["score_removed"] > 0 for group in result["facts"]["groups"] if group["kept"] < group["of"])
+    assert first[0].shape == first[1].shape
+    assert np.abs(first[0] - first[1]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("magnitude", {}),
+        ("taylor", {"share_per_round": 0.3, "ranking_samples": 32, "max_accuracy_drop": 1.0, "transfer": "never"}),
+        ("easiedge", {}),
+        ("dynhp", {}),
+    ],
+)
+def test_other_methods_take_such_a_network(method, options, dataset, tmp_path):
+    """Each gives a smaller network that runs."""
+    spec = replace(HALF, method=method, options=options, target_sets=((Target(metric="flops", ratio=0.7),),))
+    result, _, new = _pruned("loop", spec, dataset, tmp_path)
+    ort.InferenceSession(new.SerializeToString()).run(None, {"x": np.ones((2, 3, 8, 8), np.float32)})
+
+    assert result["after"]["macs"] < result["before"]["macs"]
+
+
+def _held(network, name):
+    return next(tensor for tensor in network.graph.initializer if tensor.name == name)
