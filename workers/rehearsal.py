@@ -12,7 +12,7 @@ import torch
 from workers.pruning.errors import PruningError
 from workers.pruning.graph import cost
 from workers.pruning.graph.feed import frozen_module, tensors
-from workers.pruning.graph.open_batch import open_batch
+from workers.pruning.graph.open_batch import fixed_batch, open_batch
 from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.graph.twin import fed_specs
 from workers.pruning.groups.find import find
@@ -55,7 +55,7 @@ def rehearse(graph: ir.Model, grouping: Grouping, shares: Sequence[float], *, ma
     """
     try:
         opened = open_batch(graph)
-        if opened is not graph:  # other values, and several samples may be one; found and counted as a job will
+        if (fixed_batch(graph) or 1) > 1:  # several samples become one; found and counted as a job will
             shapes = known_shapes(opened)
             grouping = find(opened, shapes=shapes.at_one)
             macs = sum(cost.node_macs(opened, shapes.nominal).values())

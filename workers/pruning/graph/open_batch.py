@@ -6,11 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph
-from workers.pruning.graph.load import load
-from workers.pruning.graph.runtime import Session, random_inputs
-from workers.pruning.graph.save import to_bytes
-from workers.pruning.graph.storage import remember_storage
-from workers.pruning.graph.twin import fed_specs, runnable
+from workers.pruning.graph.runtime import random_inputs
+from workers.pruning.graph.shapes import forget_shapes, infer_shapes
+from workers.pruning.graph.twin import fed_specs
+from workers.pruning.graph.twin import session as open_session
 from workers.pruning.graph.values import constant
 from workers.pruning.graph.weights import clone, set_initializer
 from workers.pruning.types import IntArray
@@ -48,12 +47,10 @@ def open_batch(graph: ir.Model) -> ir.Model:
     for value in ends:
         if _first(value) == batch:
             _set_first(value, AXIS)
-    _forget_shapes(opened)
-    content = to_bytes(opened)
-    opened = load(content)
-    remember_storage(opened, graph)
+    forget_shapes(opened)
+    infer_shapes(opened)
     if all(isinstance(length, int) for spec in fed_specs(opened) for length in spec.shape[1:]):
-        _require_independent(runnable(opened, content), opened, batch)
+        _require_independent(opened, batch)
     return opened
 
 
@@ -69,22 +66,14 @@ def close_batch(graph: ir.Model, original: ir.Model) -> ir.Model:
     return closed
 
 
-def _forget_shapes(graph: ir.Model) -> None:
-    """Drop the shapes between inputs and outputs, which are inferred anew on loading."""
-    for node in graph.graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
-
-
-def _require_independent(content: bytes, opened: ir.Model, batch: int) -> None:
-    """Compare a batch of twice the old size with its two halves; `content` is the file of the opened network."""
+def _require_independent(opened: ir.Model, batch: int) -> None:
+    """Compare a batch of twice the old size with its two halves."""
     where = f"first axis of {', '.join(repr(value.name) for value in opened.graph.inputs)}"
     advice = "Export the network with a dynamic batch axis."
     inputs = random_inputs(fed_specs(opened), seed=0, batch=2 * batch)
     halves = [[array[part] for array in inputs] for part in (slice(0, batch), slice(batch, None))]
     try:
-        session = Session(content, optimised=False)
+        session = open_session(opened, optimised=False)
         whole, parts = session.run(inputs), [session.run(half) for half in halves]
     except InvalidGraph as error:
         raise InvalidGraph(_FIXED, where=where, actual=batch, allowed="dynamic", advice=advice) from error

@@ -99,20 +99,19 @@ def _large(graph: ir.Model) -> dict[str, memoryview]:
 
 def _skeleton(graph: ir.Model, weights: dict[str, memoryview]) -> onnx.ModelProto:
     """The file as a message with large weights empty, and without shapes of initializers, which state their own."""
-    bare = graph.clone()
-    shapes = {}
-    for name in weights:
-        value = bare.graph.initializers[name]
-        tensor = value.const_value
-        if tensor is not None:
-            shapes[name] = tensor.shape.numpy()
-            value.const_value = ir.tensor(np.zeros(0, np.float32), name=name)
-    proto: onnx.ModelProto = ir.to_proto(bare)
+    held = {name: graph.graph.initializers[name].const_value for name in weights}
+    try:
+        for name in weights:
+            graph.graph.initializers[name].const_value = ir.tensor(np.zeros(0, np.float32), name=name)
+        proto: onnx.ModelProto = ir.to_proto(graph)
+    finally:
+        for name, tensor in held.items():
+            graph.graph.initializers[name].const_value = tensor
     for entry in proto.graph.initializer:
-        if entry.name in weights:
-            original = graph.graph.initializers[entry.name].const_value
-            entry.dims[:] = shapes[entry.name]
-            entry.data_type = int(original.dtype) if original is not None else entry.data_type
+        original = held.get(entry.name)
+        if original is not None:
+            entry.dims[:] = original.shape.numpy()
+            entry.data_type = int(original.dtype)
             entry.ClearField("raw_data")
     computed = [value for value in proto.graph.value_info if value.name not in graph.graph.initializers]
     del proto.graph.value_info[:]

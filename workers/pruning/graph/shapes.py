@@ -55,7 +55,7 @@ def infer_shapes(graph: ir.Model) -> None:
     proto = proto_without_weights(graph)
     _forget_unknown(proto)
     found = {
-        entry.name: ir.serde.deserialize_value_info_proto(entry, None)
+        entry.name: entry
         for body in _bodies(_inferred(proto).graph)
         for entries in (body.input, body.value_info, body.output)
         for entry in entries
@@ -245,13 +245,24 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
         raise InvalidGraph("The shapes of the graph contradict each other", actual=_first_line(error)) from error
 
 
-def _take(value: ir.Value, inferred: ir.Value | None) -> None:
+def _take(value: ir.Value, inferred: onnx.ValueInfoProto | None) -> None:
     if inferred is None or value.const_value is not None or value.is_graph_input():
         return
-    if inferred.shape is not None and (value.shape is None or not value.is_graph_output()):
-        value.shape = inferred.shape.copy()
-    if inferred.type is not None and value.type is None:
-        value.type = inferred.type
+    if value.type is None or not inferred.type.HasField("tensor_type"):
+        read = ir.serde.deserialize_value_info_proto(inferred, None)
+        shape, value.type = read.shape, read.type if value.type is None else value.type
+    else:
+        shape = _shape(inferred)
+    if shape is not None and (value.shape is None or not value.is_graph_output()):
+        value.shape = shape
+
+
+def _shape(inferred: onnx.ValueInfoProto) -> ir.Shape | None:
+    """Shape of a tensor, or None where not even its rank is known."""
+    if not inferred.type.tensor_type.HasField("shape"):
+        return None
+    axes = _axes(inferred)
+    return ir.Shape([axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in axes])
 
 
 def _values(graph: ir.Graph | ir.Function) -> list[ir.Value]:

@@ -35,18 +35,26 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
     free_initializers(graph)
     name_nodes(graph)
     infer_shapes(graph)
+    seen = _structure(graph)
     for _ in range(_MAX_ROUNDS):
         bypass_identities(graph)
         if not fold_constants(graph, caps):
             break
         remove_dead(graph)
         infer_shapes(graph)
+        seen = _structure(graph)
     split_without_sequences(graph)
     pad_for_zeros(graph)
     drop_zero_biases(graph)
     remove_dead(graph)
     unshare_initializers(graph, caps)
-    infer_shapes(graph)
+    if _structure(graph) != seen:
+        infer_shapes(graph)
+
+
+def _structure(graph: ir.Model) -> list[tuple[object, ...]]:
+    """What inference of shapes reads of the nodes: unequal wherever a pass of this module has changed something."""
+    return [(node, node.op_type, len(node.attributes), *node.inputs) for node in graph.graph]
 
 
 def inline_functions(graph: ir.Model) -> None:

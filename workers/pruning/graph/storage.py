@@ -52,13 +52,6 @@ def stored_bytes(value: ir.Value) -> float:
     return 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
 
 
-def remember_storage(graph: ir.Model, original: ir.Model) -> None:
-    """Note in place how the original's weights are stored, where a graph was read anew from bytes."""
-    for name, value in original.graph.initializers.items():
-        if STORED_AS in value.metadata_props and name in graph.graph.initializers:
-            graph.graph.initializers[name].metadata_props[STORED_AS] = value.metadata_props[STORED_AS]
-
-
 def _stored(graph: ir.Model, original: ir.Model) -> dict[str, AnyArray]:
     """Weights in their stored type, by name; those that are no longer float32 or not finite there are left out."""
     found = {}
