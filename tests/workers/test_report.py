@@ -582,3 +582,36 @@ def test_two_results_are_compared_for_the_same_reasons() -> None:
         "one: 25 % of the time on dev_local, a step of 16 saves 0.1 %; "
         "other: 25 % of the time on Jetson, a step of 4 saves 6.2 %"
     )
+
+
+@pytest.mark.parametrize(("reached", "word"), [(8.8, "missed"), (7.9, "met")])
+def test_the_last_measurement_has_the_only_word_on_a_latency(reached, word) -> None:
+    """Where planning held the target and the finished network does not, or does, one verdict stands in the report."""
+    found = result()
+    found["facts"] = {**(found.get("facts") or {}), "latency": aimed(SERVER, saved=0.1, step=8)}
+    found["targets"] = [
+        {
+            "target": "latency=50%@dev_local",
+            "metric": "latency_ms",
+            "device": SERVER,
+            "limit": 8.0,
+            "reached": reached,
+            "met": reached <= 8.0,
+        }
+    ]
+    text = " ".join(render(found).split())
+    other = {"missed": "met", "met": "missed"}[word]
+
+    assert f"the target is {word}." in text
+    assert f"the target is {other}" not in text
+    assert f"is {other}." not in text
+
+
+def test_a_latency_that_was_not_measured_at_the_end_is_said_to_be_so() -> None:
+    """A device that went away leaves no figure and no verdict by accident."""
+    found = result()
+    found["targets"] = [
+        {"target": "latency=8ms@dev_x", "metric": "latency_ms", "device": "dev_x", "limit": 8.0, "reached": None}
+    ]
+
+    assert "Asked for latency=8ms on dev_x: it was not measured at the end." in render(found)

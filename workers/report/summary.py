@@ -80,6 +80,9 @@ def _reached(variant: Facts) -> Iterator[str]:
     before = variant["before"]
     for target in variant.get("targets", ()):
         metric, reached = target["metric"], target["reached"]
+        if reached is None or target["limit"] is None:
+            yield f"Asked for {target['target']}: it was not measured at the end."
+            continue
         met = "met" if reached <= target["limit"] else "missed"
         whole = before.get(metric)
         of_whole = f", {share(reached / whole)} of the original" if whole else ""

@@ -58,6 +58,20 @@ def _questions(number: int, rows: Sequence[Row]) -> list[TimedNetwork]:
     ]
 
 
+def on_one_clock(measurements: Mapping[str, Measurement]) -> dict[str, float]:
+    """Medians of networks that were timed in turn, all of processor time where one of them was disturbed.
+
+    A ratio of the processor time of one and the wall time of the other would be neither.
+    """
+    alone = {name: one.host.get("on_cpu_p50_ms") for name, one in measurements.items()}
+    shares = [one.host.get("on_cpu_share") for one in measurements.values()]
+    if any(isinstance(share, float) and share < UNDISTURBED for share in shares):
+        told = {name: ms for name, ms in alone.items() if isinstance(ms, float)}
+        if len(told) == len(measurements):
+            return told
+    return {name: one.p50_ms for name, one in measurements.items()}
+
+
 class Table:
     """Milliseconds of operators on one device, from the graphs that were timed there."""
 

@@ -19,7 +19,7 @@ from workers.pruning.graph.trunk import restored
 from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency.layers import find
 from workers.pruning.latency.model import LatencyModel
-from workers.pruning.latency.table import undisturbed_ms
+from workers.pruning.latency.table import on_one_clock
 from workers.pruning.methods.latency_groups import by_group
 from workers.pruning.methods.pursuit import Pursuit
 from workers.pruning.methods.task import Task
@@ -269,7 +269,7 @@ def _compared(task: Task, pursuit: Pursuit, content: bytes) -> float:
 def _time(task: Task, device: str, contents: Mapping[str, bytes]) -> dict[str, float]:
     networks = [TimedNetwork(name=name, content=content, kind="network") for name, content in contents.items()]
     answers = task.run.stopwatches[device].time(networks)
-    return {name: undisturbed_ms(answers[name]) for name in contents}
+    return on_one_clock({name: answers[name] for name in contents})
 
 
 def _content(task: Task, keep: Keep | None) -> bytes:

@@ -1,13 +1,15 @@
 """The latency model of simulated devices whose law is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.workers.pruning.latency.laws import LawDevice
+from tests.workers.pruning.latency.laws import LawDevice, measurement
 from tests.workers.pruning.latency.network import parts_of
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.latency.model import LatencyModel
-from workers.pruning.latency.table import Table
+from workers.pruning.latency.table import Table, on_one_clock
 from workers.pruning.surgery.cut import cut
 from workers.pruning.types import Keep, TimedNetwork
 
@@ -140,3 +142,29 @@ def test_keys_that_are_not_ours_do_no_harm():
     table = Table(LawDevice(rows={"nonsense": 1.0, "Conv of something": 2.0}))
 
     assert [] == table.rows()
+
+
+def test_a_ratio_is_taken_on_one_clock():
+    """Where other programs took part of the time of one network, both count by the processor's clock."""
+    calm = replace(measurement(2.0), host={"on_cpu_share": 0.99, "on_cpu_p50_ms": 1.9})
+    torn = replace(measurement(2.0), host={"on_cpu_share": 0.5, "on_cpu_p50_ms": 1.0})
+
+    assert {"calm": 2.0, "other": 2.0} == on_one_clock({"calm": calm, "other": calm})
+    assert {"calm": 1.9, "torn": 1.0} == on_one_clock({"calm": calm, "torn": torn})
+    assert {"untold": 2.0, "torn": 2.0} == on_one_clock({"untold": measurement(2.0), "torn": torn})
+
+
+def test_rows_of_a_later_question_are_taken_at_the_pace_of_the_first():
+    """A device that is half as fast when it is asked again is so on the rows that are timed beside."""
+
+    class Slowing(LawDevice):
+        def time(self, networks):
+            found = super().time(networks)
+            pace = 2.0 if "again" in self.asked else 1.0
+            self.asked["again"] = 1
+            return {name: replace(one, p50_ms=pace * one.p50_ms) for name, one in found.items()}
+
+    _, _, model, slowing = learned(Slowing(element_ns=0.0, call_ms=0.0))
+    _, _, _, steady = learned(LawDevice(element_ns=0.0, call_ms=0.0))
+
+    assert slowing.predict(model.widths) == pytest.approx(steady.predict(model.widths), rel=1e-6)
