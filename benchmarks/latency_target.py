@@ -1,6 +1,6 @@
 """Half the latency of the original on this machine, one thread: how near, after how many corrections, at what accuracy.
 
-    python -m benchmarks.latency_target [--networks resnet56 ...] [--ratio 0.5] [--train] [--seconds 10]
+    python -m benchmarks.latency_target [--networks resnet56 ...] [--ratio 0.5] [--train] [--seconds 10] [--into FILE]
 
 Each network is pruned with `latency=50%@dev_local` in the closed loop: plan on predictions, measure beside the
 original, correct, plan again. Networks with data (ResNet-56, ResNet-20: CIFAR-10, 4,000 lossless training images,
@@ -10,6 +10,8 @@ magnitude. *of target* lists every measured plan; the bounds are 0.95 to 1 for t
 Then the plan that knows FLOPs alone: the same scores, score per MAC with the default rounding, at the largest share of
 MACs whose network is measured no slower than ours (eight halvings, each timed in turn with the original). Accuracy of
 both after compensation, and with `--train` after fine-tuning. The finished networks are timed once more in turn.
+
+Every network that is done is a line of FILE; the same command goes on behind the last one, and prints all of them.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.latency_subjects import SUBJECTS
+from benchmarks.resumed import Resumed
 from benchmarks.setting import CIFAR_PREPROCESSING, bare_run, cifar, host_line, table
 from workers.pipeline import prepare
 from workers.prune_spec import PruneSpec, Target
@@ -58,21 +61,25 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=10.0, help="per question about whole networks")
     parser.add_argument("--layer-seconds", type=float, default=4.0, help="per 64 rows of the table")
+    parser.add_argument("--into", type=Path, default=Path(tempfile.gettempdir()) / "latency_target.jsonl")
     parser.add_argument("--train", action="store_true", help="fine-tune both, with the default recipe")
     arguments = parser.parse_args()
     print(f"{host_line()}, one thread, batch 1, latency target {arguments.ratio:g}\n")
     watch = LocalStopwatch(layer_seconds=arguments.layer_seconds, network_seconds=arguments.seconds)
+    done = Resumed(path=arguments.into, settings=f"{arguments.ratio} {arguments.seconds} {arguments.train}")
     aimed: list[list[object]] = []
     against: list[list[object]] = []
     with tempfile.TemporaryDirectory() as folder:
         data = cifar(Path(folder), held_out=False)
         for name in arguments.networks:
-            path = Path(folder) / f"{name}.onnx"
-            path.write_bytes(SUBJECTS[name]())
-            first, second = _rows(name, path, data, watch, arguments)
-            aimed.append(first)
-            against.append(second)
-            print(first, second, flush=True)
+            if (rows := done.found(name)) is None:
+                path = Path(folder) / f"{name}.onnx"
+                path.write_bytes(SUBJECTS[name]())
+                rows = _rows(name, path, data, watch, arguments)
+                done.keep(name, rows)
+            aimed.append(rows[0])
+            against.append(rows[1])
+            print(*rows, flush=True)
     print()
     header = ["network", "method", "original, ms", "of target", "corrections", "in window", "prediction error"]
     table([*header, "rows asked", "reused", "steps", "seconds"], aimed)
