@@ -7,6 +7,7 @@ turns whatever the engine raises into a problem record: this is the one bridge b
 import errno
 import json
 import os
+import resource
 import sys
 import time
 import traceback
@@ -24,6 +25,7 @@ from workers.sandbox import Limits, SandboxIncomplete, die_with_parent, enter
 from workers.stopwatch import ServiceStopwatch
 
 Emit = Callable[[Mapping[str, Json]], None]
+_KIB: Final = 1024
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -150,10 +152,12 @@ def problem_of(error: Exception) -> dict[str, Json]:
 
     A traceback may hold samples or paths of the host, so it goes to the attempt's log and never to the user.
     """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if says_no_memory(error) and not isinstance(error, DeviceRefused):  # a device's words are not about this attempt
         error = OutOfMemory(
             "The attempt needs more memory than it may use",
-            actual=None,
+            actual=f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB:,} bytes at most in use so far",
+            allowed=None if limit == resource.RLIM_INFINITY else f"{limit:,} bytes",
             advice="Use a smaller batch or network, or have the operator raise ESPALIER_CHILD_MEMORY_BYTES.",
         )
     if isinstance(error, OSError) and error.errno in _NO_ROOM:

@@ -22,6 +22,11 @@ _STATUS: Final = {
 }  # fmt: skip
 _KINDS: Final = frozenset({"onnx", "external_data", "report", "checkpoint"})
 
+MEMORY_ADVICE: Final = (
+    "use `dynhp`, which trains a network that becomes smaller, a smaller finetune.batch_size or a smaller network, or "
+    "have the operator raise ESPALIER_CHILD_MEMORY_BYTES."
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -117,16 +122,30 @@ def problem_of_event(event: Mapping[str, Any]) -> dict[str, object]:
     return {"type": code, "status": _STATUS.get(code, 422), "errors": [], **rest}
 
 
-def problem_of_death(death: Death, phase: str | None) -> dict[str, object]:
-    """Give the problem object of a child that died without a word."""
-    error = WorkerLost(
-        f"The process of the attempt died: {death}.",
-        advice="If its memory was near the limit, use smaller batches or ask the operator for more."
-        if death.signal_name == "SIGKILL"
-        else "",
-        extra={"died": death.record(), "phase": phase},
-    )
-    return error.problem()
+def problem_of_death(death: Death, phase: str | None, *, memory_bytes: int | None = None) -> dict[str, object]:
+    """Give the problem object of a child that died without a word; `memory_bytes` is what it was allowed.
+
+    A kernel that runs out of memory kills without a word too, so a kill says what was held beside what was allowed.
+    """
+    extra: dict[str, object] = {"died": death.record(), "phase": phase}
+    if death.signal_name != "SIGKILL":
+        return WorkerLost(f"The process of the attempt died: {death}.", extra=extra).problem()
+    extra |= _held_and_allowed(death, memory_bytes)
+    advice = f"If this machine ran out of memory: {MEMORY_ADVICE}"
+    return WorkerLost(f"The process of the attempt died: {death}.", advice=advice, extra=extra).problem()
+
+
+def problem_of_memory(death: Death, phase: str | None, *, memory_bytes: int | None) -> dict[str, object]:
+    """Give the problem object of a child that was stopped because it held more than it is allowed."""
+    detail = f"The attempt held more memory than it may use ({death})."
+    held = _held_and_allowed(death, memory_bytes)
+    more = {"died": death.record(), **held, "advice": MEMORY_ADVICE}
+    return problem("out-of-memory", "Not enough memory", detail, status=507, phase=phase, **more)
+
+
+def _held_and_allowed(death: Death, memory_bytes: int | None) -> dict[str, object]:
+    allowed = {} if memory_bytes is None else {"allowed": f"{memory_bytes:,} bytes"}
+    return {"actual": f"{death.peak_rss_bytes:,} bytes", **allowed}
 
 
 def problem(code: str, title: str, detail: str, *, status: int, phase: str | None, **more: object) -> dict[str, object]:

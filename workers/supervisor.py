@@ -32,7 +32,15 @@ from workers.folders import CHECKPOINTS, DATASET, NETWORK, SCRATCH, JobFolder, N
 from workers.lease import Lease
 from workers.local_device import LocalDevice, beside
 from workers.local_timer import LocalTimer
-from workers.outcome import measurements, problem, problem_of_death, problem_of_event, shown, store_artifacts
+from workers.outcome import (
+    measurements,
+    problem,
+    problem_of_death,
+    problem_of_event,
+    problem_of_memory,
+    shown,
+    store_artifacts,
+)
 from workers.presence import Presence
 from workers.pruning.graph.split import place_beside
 from workers.sandbox import Limits, child_environment
@@ -175,7 +183,8 @@ class Supervisor:
             found = self._stopped(ending)
             self._insist(lambda: attempts.fail(*job, found, retryable=False))
         elif ending.said is None:
-            died = problem_of_death(ending.death, ending.phase)
+            memory = host.memory_limit(self.settings.child_memory_bytes)
+            died = problem_of_death(ending.death, ending.phase, memory_bytes=memory)
             self._insist(lambda: attempts.fail(*job, died, retryable=True))
         elif ending.said["event"] == "problem":
             told = problem_of_event(ending.said)
@@ -207,10 +216,8 @@ class Supervisor:
             )
             return problem("job-timeout", "The job took too long", detail, status=504, phase=ending.phase)
         if ending.end is End.MEMORY:
-            limit = host.memory_limit(self.settings.child_memory_bytes) or 0
-            detail = f"The attempt held more than the {limit} bytes of memory that it may use ({ending.death})."
-            died = ending.death.record()
-            return problem("out-of-memory", "Not enough memory", detail, status=507, phase=ending.phase, died=died)
+            memory = host.memory_limit(self.settings.child_memory_bytes)
+            return problem_of_memory(ending.death, ending.phase, memory_bytes=memory)
         return self._broken(ending.phase)
 
     def _broken(self, phase: str | None) -> dict[str, object]:

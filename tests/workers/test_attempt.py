@@ -74,6 +74,9 @@ def test_memory_beyond_the_limit_is_a_problem_and_not_the_end_of_the_host(tmp_pa
     problem, child = last(tmp_path, ("eat", 8 * 2**30), memory_bytes=2**30)
 
     assert "out-of-memory" == problem["code"]
+    assert "bytes at most in use" in problem["actual"]
+    assert "1,073,741,824 bytes" == problem["allowed"]
+    assert "smaller batch" in problem["advice"]
     assert child.death.peak_rss_bytes <= most_stated(child)
 
 

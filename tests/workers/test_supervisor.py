@@ -152,6 +152,7 @@ def test_a_killed_attempt_resumes_and_gives_the_bytes_of_an_undisturbed_one(serv
 
     assert (JobState.SUCCEEDED, 2) == (row.state, row.attempt)
     assert "SIGKILL" == row.last_problem["died"]["signal"]
+    assert "ran out of memory" in row.last_problem["detail"]
     assert content_of(services, undisturbed) == content_of(services, killed)
 
 
@@ -214,6 +215,11 @@ def test_memory_is_watched_where_the_kernel_does_not_limit_it(database, store, t
 
     assert "out-of-memory" == problem["type"]
     assert problem["died"]["peak_rss_bytes"] > 300 * 2**20
+    assert (f"{problem['died']['peak_rss_bytes']:,} bytes", "314,572,800 bytes") == (
+        problem["actual"],
+        problem["allowed"],
+    )
+    assert "finetune.batch_size" in problem["advice"]
     assert [] == children()
 
 
