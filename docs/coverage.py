@@ -31,6 +31,13 @@ each, by torch's legacy and dynamo exporters, BatchNormalization folded and kept
 - *what stays*: nodes that freeze channels, with the reason; layers whose channels are merely tied to these, or are
   outputs of the network, are counted behind.
 
+What cannot go in `shufflenet_v1`: between two convolutions of G groups, a shuffle deals the E hidden channels of each
+group in front to the groups behind in runs of G. Where G divides E, E / G runs fill a group and runs at the same place
+of every group go together. Here 3 groups of 4 are shuffled: runs lie across the border between two groups, and no
+part of the 12 channels takes the same positions from each group, so both blocks keep their hidden channels; the stream
+goes by its 8 positions in all groups. Filters have one list of positions for all groups, so different positions from
+different groups, equally many, could only go if channels were put in another order.
+
 | network | exporter | groups | units | prunable | minimum | what stays |
 |---|---|---|---|---|---|---|
 """

@@ -32,7 +32,8 @@ WIDTHS = {
     "efficientnet_v2": [8, 32, 12, 48, 48, 3, 16, 64, 4, 64],
     # A channel goes with its cheap copy; of 16 pairs one has lost its copy to the slice and stands alone.
     "ghostnet": [8, 15, 32],
-    "groupnorm_net": [4, 24],  # 16 channels in 4 groups that are normalised together
+    # 16 channels in 4 groups that are normalised together; 32 in a single group lose channels one by one.
+    "groupnorm_net": [4, 24, 32],
     # Stem; stage (stream, inner); stage (stream, two inner); five, head of the deep level; route; shallow level alike.
     "yolo3": [8, 16, 8, 32, 16, 16, 16, 32, 16, 32, 16, 32, 8, 8, 16, 8, 16, 8, 16],
     "yolo8": [8, 16, *_C2F, 32, *_WIDE, 16, 32, *_C2F, 16, *_WIDE, 16, 16, 16, 16],

@@ -18,6 +18,10 @@ def summed_axes(node: ir.Node, rank: int) -> list[int]:
     """Axes of its first input, of so many axes, that a node of one of these kinds takes together."""
     if node.op_type in NORMALISATIONS:
         return list(range(integer(node, "axis", -1) % rank, rank))
+    if node.op_type == "InstanceNormalization":
+        return list(range(2, rank))
+    if node.op_type == "GroupNormalization":
+        return list(range(1, rank)) if integer(node, "num_groups", 1) == 1 else []
     if node.op_type in _ONE_AXIS:
         return [integer(node, "axis", -1) % rank]
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None

@@ -256,7 +256,8 @@ def _norm_groups(surgeon: Surgeon, node: ir.Node) -> None:
     kept = surgeon.plan.value(node.inputs[0])
     if kept is not None:
         groups = int(attribute(node, "num_groups", 1))  # type: ignore[call-overload]
-        node.attributes["num_groups"] = ir.AttrInt64("num_groups", groups * kept.count // len(kept.mask))
+        left = max(1, groups * kept.count // len(kept.mask))  # a single group stays one, of fewer channels
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", left)
 
 
 REWRITES: Final[dict[str, Rewrite]] = {

@@ -115,7 +115,7 @@ def _made(like: ir.Value, name: str, shape: list[int | ir.SymbolicDim]) -> ir.Va
 RESTRICTIONS: Final[Mapping[str, Restrict]] = {
     **dict.fromkeys(SUMS, _sum),
     **dict.fromkeys(MEANS, _mean),
-    "LayerNormalization": _mean_and_variance,
+    **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization"), _mean_and_variance),
     "LpNormalization": _sum,
     "RMSNormalization": _root_mean_square,
 }

@@ -39,8 +39,6 @@ def reasons(grouping: Grouping) -> dict[str, str]:
 FREEZING = {
     "[m] r = Softmax <axis = 1> (a)": ("", 17, {"m": MIXED}),
     "[m] r = Softmax <axis = 1> (a) # every axis from 1 on": ("", 11, {"m": MIXED}),
-    "[m] r = GroupNormalization <num_groups = 1> (a, n_scale, n_b)": (
-       ", float[12] n_scale, float[12] n_b", 21, {"m": MIXED}),
     "[m] r = LRN <size = 3> (a)": ("", 17, {"m": MIXED}),
     "[m] r = MeanVarianceNormalization <axes = [1]> (a)": ("", 17, {"m": MIXED}),
     "[m] r = CumSum (a, one)": (", int64 one = {1}", 17, {"m": MIXED}),
@@ -73,6 +71,7 @@ def test_what_mixes_or_hides_channels_freezes_them(body: str) -> None:
 HARMLESS = {
     "[m] r = Softmax <axis = -1> (a)": ("", 17),
     "[m] r = InstanceNormalization (a, n_scale, n_b)": (", float[12] n_scale, float[12] n_b", 17),
+    "[m] r = GroupNormalization <num_groups = 1> (a, n_scale, n_b)": (", float[12] n_scale, float[12] n_b", 21),
     "[m] r = LayerNormalization <axis = -1> (a, n_scale)": (", float[8] n_scale", 17),
     "[m] q = ReduceMean <axes = [2,3]> (a)\n[s] r = Sub (a, q)": ("", 17),
     "[m] q = ReduceMean <axes = [1]> (a)\n[s] r = Sub (a, q)": ("", 17),

@@ -83,6 +83,64 @@ def test_statistics_are_those_of_the_channels_that_stay(body: str, centred: floa
         np.testing.assert_allclose(Session(to_bytes(result)).run(fed)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+IMAGE = """
+image (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[8,3,3,3] in_w, float[8] in_b, float[{stored}] n_scale, float[{stored}] n_b, float[8,1,1] k_scale,
+ float[8,1,1] k_b, int64[3] one = {{0,1,-1}}, int64[4] back = {{0,8,4,4}}, int64[4] rows = {{0,1,8,16}},
+ float[5,8,1,1] out_w>
+{{
+  [in] a = Conv <pads = [1,1,1,1]> (x, in_w, in_b)
+{body}
+  [scale] t = Mul (n, k_scale)
+  [shift] r = Add (t, k_b)
+  [out] y = Conv (r, out_w)
+}}
+"""
+# One group of all channels: how it is written, numbers in its scale, opset.
+SINGLE = {
+    "group": ("[n] n = GroupNormalization <num_groups = 1, epsilon = 0.01> (a, n_scale, n_b)", 8, 21),
+    "reshaped": (
+        """i = Reshape (a, one)
+           [n] j = InstanceNormalization <epsilon = 0.01> (i, n_scale, n_b)
+           n = Reshape (j, back)""",
+        1,
+        17,
+    ),
+    "rows": (
+        """i = Reshape (a, rows)
+           [n] j = InstanceNormalization <epsilon = 0.01> (i, n_scale, n_b)
+           n = Reshape (j, back)""",
+        1,
+        18,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SINGLE)
+@pytest.mark.parametrize("gone", [[1, 4, 5], [0, 1, 2, 3, 4, 5, 7], []])
+def test_a_single_group_is_normalised_over_the_channels_that_stay(form: str, gone: list[int]) -> None:
+    """Eight channels go one by one; by hand: mean and variance are those of the pixels of the channels that stay."""
+    body, stored, opset = SINGLE[form]
+    network = graph(IMAGE.format(body=body, stored=stored), header=f'<ir_version: 10, opset_import: ["" : {opset}]>')
+    grouping = find(network)
+    stays = np.isin(np.arange(8), gone, invert=True)
+    keep = Keep(mask=stays)
+    fed = inputs(network)
+    held = {name: array.astype(np.float64) for name, array in weights(network).items()}
+    padded = np.pad(fed[0].astype(np.float64), [(0, 0), (0, 0), (1, 1), (1, 1)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    a = (np.einsum("ncxyij,ocij->noxy", windows, held["in_w"]) + held["in_b"][:, None, None])[:, stays]
+    a = (a - a.mean((1, 2, 3), keepdims=True)) / np.sqrt(a.var((1, 2, 3), keepdims=True) + 0.01)
+    scale, shift = (np.broadcast_to(held[name], 8)[stays, None, None] for name in ("n_scale", "n_b"))
+    a = (a * scale + shift) * held["k_scale"][stays] + held["k_b"][stays]
+    expected = np.einsum("ncxy,oc->noxy", a, held["out_w"][:, stays, 0, 0])
+
+    assert [(8, ("in",), ("out",))] == [(group.width, group.producers, group.consumers) for group in grouping.groups]
+    for result in (cut(network, grouping, keep), mask(network, grouping, keep)):
+        np.testing.assert_allclose(Session(to_bytes(result)).run(fed)[0], expected, rtol=1e-4, atol=1e-5)
+    assert 1e-4 >= check(mask(network, grouping, keep), cut(network, grouping, keep), seed=0)
+
+
 def test_positions_inside_of_normalised_heads_go_too() -> None:
     """Queries and keys that are normalised in each head: 4 positions of values, 4 of both others, 2 heads."""
     text = """

@@ -31,17 +31,16 @@ def batch_normalization(state: Propagation, node: ir.Node) -> None:
 def instance_normalization(state: Propagation, node: ir.Node) -> None:
     """Each position of axis 1 is normalised over everything behind it, which therefore goes or stays as a whole.
 
-    Exporters write GroupNormalization as this operator between two Reshapes: a group of channels is one unit then.
+    Exporters write GroupNormalization as this operator between two Reshapes: a group of channels is one unit then. A
+    single position holds all channels, which are normalised over those that are there, as in `layer_normalization`.
     """
     labels = state.input(node)
-    if any(axis > 1 for axis in labels.varying):
-        if labels.shape[1] == 1:
-            state.freeze(node, labels, _MIXES)
+    stored = [weight(node, index)[0] for index in (1, 2)]
+    if labels.shape[1] != 1:
         labels = state.collapse(labels, range(2, labels.ndim))
-    line = state.line(labels, 1)
-    for index in (1, 2):
-        value, _ = weight(node, index)
-        state.tag(node, value, 0, Role.THROUGH, line)
+        line = state.line(labels, 1)
+        for value in stored:
+            state.tag(node, value, 0, Role.THROUGH, line)
     state.put(node, labels)
 
 
@@ -64,17 +63,19 @@ def layer_normalization(state: Propagation, node: ir.Node) -> None:
 
 
 def group_normalization(state: Propagation, node: ir.Node) -> None:
-    """A group of channels is normalised together, so it goes or stays as a whole; a single group freezes all."""
+    """A group of channels is normalised together, so it goes or stays as a whole.
+
+    A single group is normalised over the channels that are there, as in `layer_normalization`.
+    """
     labels = state.input(node)
     groups = integer(node, "num_groups", 1)
+    stored = [weight(node, index)[0] for index in (1, 2)]
     line = state.line(labels, 1)
-    rows = line.reshape(groups, -1)
-    if groups == 1:
-        state.freeze(node, labels, _MIXES)
-    state.ties.unite(rows, rows[:, :1])
-    for index in (1, 2):
-        value, shape = weight(node, index)
-        state.tag(node, value, 0, Role.THROUGH, line if shape[0] == len(line) else rows[:, 0])
+    if groups > 1:
+        rows = line.reshape(groups, -1)
+        state.ties.unite(rows, rows[:, :1])
+    for value in stored:
+        state.tag(node, value, 0, Role.THROUGH, line)
     state.put(node, labels)
 
 
