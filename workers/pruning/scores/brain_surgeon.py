@@ -67,7 +67,8 @@ def brain_surgeon(
     fall (`nondecreasing`). Units whose readers see a constant cost nothing. What the k-th removal of a group is worth
     is the geometric mean of its increment and of the k-th smallest gain: the increment knows what refitting saves but
     not how errors of successive layers meet, the gain knows the whole network but no refitting (docs/methods/auto.md).
-    A group that a node reads which is no matrix, or whose moments do not fit, gets its information gain times the
+    Of a convolution with too many inputs the positions of the kernel are taken as layers of their own, whose errors add
+    up. A group that a node reads which is no matrix, or whose moments do not fit, gets its information gain times the
     median ratio of the others' worth to gain. No labels enter.
 
     Shapes: values (num_units,). Units: nats per sample.
@@ -139,11 +140,15 @@ def _precision(graph: ir.Model, batches: Sequence[Sequence[AnyArray]], device: s
 
 
 def _fitting(readers: Mapping[str, Reader], most_bytes: int) -> tuple[dict[str, Reader], dict[str, str]]:
-    """Take the smallest layers as long as their moments fit; say of the others how large they are."""
+    """Take the smallest layers as long as their moments fit; say of the others how large they are.
+
+    Of a layer with too many inputs the positions of the kernel are taken apart.
+    """
     kept: dict[str, Reader] = {}
     others: dict[str, str] = {}
     room = most_bytes
-    for name, reader in sorted(readers.items(), key=lambda item: (item[1].matrix.shape[2], item[0])):
+    small = {name: r if r.matrix.shape[2] <= MOST_INPUTS else r.apart() for name, r in readers.items()}
+    for name, reader in sorted(small.items(), key=lambda item: (item[1].matrix.shape[2], item[0])):
         num_groups, _, num_inputs = reader.matrix.shape
         needed = 8 * num_groups * num_inputs**2
         if num_inputs > MOST_INPUTS or needed > room:

@@ -83,12 +83,12 @@ def test_information_gain_alone_can_be_asked_for(task) -> None:
 
 def test_groups_that_elimination_does_not_understand_are_named(task, monkeypatch) -> None:
     """What was ranked another way is a warning with the layer and the reason."""
-    monkeypatch.setattr("workers.pruning.scores.brain_surgeon.MOST_INPUTS", 50)
+    monkeypatch.setattr("workers.pruning.scores.brain_surgeon.MOST_INPUTS", 10)
     outcome = auto(replace(task, run=run_of()), calibration_samples=SAMPLES)
 
     assert len(outcome.warnings) == 1
     assert outcome.warnings[0].startswith("Ranked by information gain, not by elimination: g0. ")
-    assert "108 inputs do not fit" in outcome.warnings[0]
+    assert "12 inputs do not fit" in outcome.warnings[0]
 
 
 def test_without_data_channels_are_merged(task) -> None:

@@ -49,8 +49,13 @@ def group_made_by(graph, node):
     return next(group for group in find(graph).groups if group.producers == (node,))
 
 
-def test_of_twins_one_goes_first_and_never_both() -> None:
-    """Of two channels that always agree the least valued is one of them, and the other is not next."""
+@pytest.mark.parametrize("most_inputs", [2304, 20])
+def test_of_twins_one_goes_first_and_never_both(monkeypatch: pytest.MonkeyPatch, most_inputs: int) -> None:
+    """Of two channels that always agree the least valued is one of them, and the other is not next.
+
+    Also where the positions of the kernel are taken apart.
+    """
+    monkeypatch.setattr("workers.pruning.scores.brain_surgeon.MOST_INPUTS", most_inputs)
     graph = loaded(RESIDUAL)
     names = ("w2", "scale2", "shift2", "mean2", "var2")
     graph = with_rows(graph, {(name, 1): weights(graph)[name][0] for name in names})
