@@ -278,7 +278,7 @@ class JobSpec(BaseModel):
         default=None,
         gt=0,
         le=1,
-        description="0.03 means three points. Without a target: the smallest network that falls no further.",
+        description="0.03 means three points; each of `targets` holds it by itself. Without any: the smallest within.",
     )
     device: _Device | None = Field(
         default=None, description="Of latency targets that name none, and measured on as well."

@@ -11,7 +11,7 @@ from tests.workers.test_pipeline_rounds import NETWORK, own_answers, stored
 from workers.admissible import DRAFTS, TRIES
 from workers.pipeline import prune
 from workers.progress import Reporter
-from workers.prune_spec import PruneSpec, UnsupportedTarget
+from workers.prune_spec import PruneSpec, Target, UnsupportedTarget
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.training.recipe import FinetuneSettings
 
@@ -98,3 +98,26 @@ def test_a_killed_search_ends_with_the_same_bytes(network, dataset, tmp_path):
     assert first["sha256"] == second["sha256"]
     assert first["tries"] == second["tries"]
     assert np.isfinite([each["fall"] for each in first["tries"]]).all()
+
+
+def test_every_target_of_a_job_holds_the_drop_by_itself(network, dataset, tmp_path):
+    """The mild target is met; for the other, which costs more than is allowed, a milder network within it is shipped.
+
+    A job with that other target alone gives the same bytes: no target's search depends on the others.
+    """
+    targets = [(Target(metric="flops", ratio=0.95),), (Target(metric="flops", ratio=0.2),)]
+    spec = replace(SPEC, method="magnitude", finetune=FinetuneSettings(steps=0))
+    both = replace(spec, target_sets=tuple(targets))
+    result = prune(both, network=network, dataset=dataset, out=tmp_path / "both", run=run_of())
+    mild, hard = result["variants"]
+    alone = replace(spec, target_sets=(targets[1],))
+    single = prune(alone, network=network, dataset=dataset, out=tmp_path / "alone", run=run_of())
+
+    assert [variant["accuracy_drop"]["allowed"] for variant in (mild, hard)] == [0.1, 0.1]
+    assert (mild["stopped_by"], mild["target_met"], mild["warnings"]) == ("target", True, [])
+    assert (hard["stopped_by"], hard["target_met"]) == ("accuracy", False)
+    assert hard["accuracy_drop"]["held"]
+    assert any("At the target, held-out accuracy fell" in warning for warning in hard["warnings"])
+    assert hard["sha256"] == single["sha256"]
+    assert [artifact["file"] for artifact in result["artifacts"][:2]] == ["0-pruned.onnx", "1-pruned.onnx"]
+    assert (result["target"], result["file"]) == (mild["target"], mild["file"])
