@@ -34,7 +34,8 @@ def observed(graph: ir.Model, names: frozenset[str]) -> ir.Model:
         runs = _run(graph, [value.name or "" for value in missing], batches)
     except PruningError:
         return graph
-    shapes = {value.name or "": _lengths(list(seen), batches) for value, *seen in zip(missing, *runs, strict=True)}
+    seen = {value.name or "": arrays for value, *arrays in zip(missing, *runs, strict=True)}
+    shapes = {name: _lengths(arrays, batches) for name, arrays in seen.items() if len({a.ndim for a in arrays}) == 1}
     noted = clone(graph)
     noted.metadata_props[OBSERVED] = json.dumps(shapes, sort_keys=True)
     infer_shapes(noted)
@@ -58,8 +59,6 @@ def _run(graph: ir.Model, names: Sequence[str], batches: Sequence[int]) -> list[
 
 def _lengths(seen: Sequence[AnyArray], batches: Sequence[int]) -> list[int | str | None]:
     """The length of each axis: a number, the batch, or not known."""
-    if len({array.ndim for array in seen}) > 1:
-        return []
     columns = np.array([array.shape for array in seen]).reshape(len(seen), -1).T.tolist()
     found: list[int | str | None] = []
     for axis, column in enumerate(columns):

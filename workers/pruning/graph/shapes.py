@@ -179,18 +179,20 @@ def _mention(proto: onnx.ModelProto, folded: Mapping[str | None, Sequence[int | 
 
 
 def _mention_observed(proto: onnx.ModelProto) -> None:
-    """Say the shapes that were seen of values of which nothing is said."""
+    """Say the shapes that were seen of values of which onnx cannot know them."""
     noted = next((entry.value for entry in proto.metadata_props if entry.key == OBSERVED), "")
-    listed = {value.name for value in (*proto.graph.value_info, *proto.graph.output)}
-    given = {name for node in proto.graph.node for name in node.output}
+    listed = {value.name: value for value in proto.graph.value_info}
+    given = {name for node in proto.graph.node for name in node.output} - {value.name for value in proto.graph.output}
     for name, lengths in json.loads(noted).items() if noted else ():
-        if name in given - listed:
-            axes = proto.graph.value_info.add(name=name).type.tensor_type.shape.dim
+        if name in given:
+            entry = listed[name] if name in listed else proto.graph.value_info.add(name=name)
+            entry.type.tensor_type.shape.Clear()
             for length in lengths:
+                axis = entry.type.tensor_type.shape.dim.add()
                 if length == BATCH:
-                    axes.add().CopyFrom(next(_axes(proto.graph.input[0])))
-                else:
-                    axes.add(**({} if length is None else {"dim_value": length}))
+                    axis.CopyFrom(next(_axes(proto.graph.input[0])))
+                elif length is not None:
+                    axis.dim_value = length
 
 
 def _found(proto: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
