@@ -103,12 +103,7 @@ class LcpOptions(BaseModel):
         default=None,
         description="What is done to a candidate before it is judged; null: recalibrated, preset authors raw.",
     )
-    candidate_steps: int = Field(
-        default=0,
-        ge=0,
-        le=10_000,
-        description="Training steps of every candidate before it is judged; the authors take 200 on hard data sets.",
-    )
+    candidate_steps: int = Field(default=0, ge=0, le=10_000, description="Training of a candidate before it is judged.")
     calibration_samples: int = Field(default=512, ge=16, le=65536, description="Training samples of the divergence.")
     compensate: bool | None = Field(
         default=None, description="Refit the consumers of cut channels; null: true, preset authors false."
