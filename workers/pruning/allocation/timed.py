@@ -19,6 +19,7 @@ _CANDIDATES: Final = 12  # groups on each side of an exchange
 _PAIRED: Final = 6  # of them, that are tried two at a time
 _GRAINS: Final = 3  # sizes of steps that are planned with, each half of the one before
 _FINEST: Final = 4  # channels
+_MOST_BLOCKS: Final = 200  # between two plans; where there are more, finer steps are not tried
 _SLACK: Final = 0.01  # of a limit that may stay unused between two plans
 _GAIN: Final = 1e-9  # of the score at stake; less is rounding
 
@@ -161,6 +162,8 @@ class _Problem:
         plans: list[tuple[float, Keep]] = []
         for steps in _grains(self.model, self.limits):
             queues, ledger = self._start(steps, between.inner)
+            if plans and sum(len(queue.ends) for queue in queues) > _MOST_BLOCKS:
+                break
             blocks = self._filled(queues, ledger)
             used, new = ledger.over_limit(), between.accepts(ledger.kept)
             if new and holds(cost(self.model, ledger.kept), self.budgets):
