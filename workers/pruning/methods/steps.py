@@ -130,6 +130,8 @@ def repair(
 def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, Finetuned | None]:
     """Fine-tune, with BatchNormalization put back behind folded convolutions and folded away again afterwards.
 
+    Training that sees less than the whole data leaves out what pays little in it (`recipe.choose`, `hastened`).
+
     Raises:
         TrainingDiverged: the loss is no longer finite.
     """
@@ -141,7 +143,7 @@ def train(task: Task, repaired: ir.Model, batches: Batches) -> tuple[ir.Model, F
         trainable,
         task.graph,
         task.data,
-        task.finetune,
+        replace(task.finetune, hastened=True),
         task.run,
         head=task.head,
         step_name=f"{task.step_prefix}finetune",

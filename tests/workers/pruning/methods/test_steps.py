@@ -102,3 +102,12 @@ def test_methods_meet_the_budget_and_keep_their_input(task, name):
     assert cost.count(task.graph) == before
     assert [stage.name for stage in outcome.stages] == ["raw", "compensated"]
     assert outcome.masked_vs_cut < 1e-4
+
+
+@pytest.mark.parametrize(("num_steps", "passes"), [(2, 2), (8, 1)])
+def test_training_of_less_than_the_data_is_hastened(task, num_steps, passes):
+    """90 samples in batches of 32: two steps see some of them, and each view twice; eight see all, and each once."""
+    short = replace(task, finetune=FinetuneSettings(steps=num_steps, batch_size=32))
+    _, finetuned = steps.train(short, task.graph, steps.calibration_batches(task, 64))
+
+    assert finetuned.recipe.passes == passes
