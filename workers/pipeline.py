@@ -258,8 +258,7 @@ def _limit(task: Task, target: Target, reached: Cost, timed: Timed) -> dict[str,
     if target.metric != LATENCY:
         return result.target_json(target, cost.count(task.graph) + task.tail, reached)
     pair = timed.pairs.get(target.device)
-    original_ms, reached_ms = (pair["before"].p50_ms, pair["after"].p50_ms) if pair else (None, None)
-    return result.latency_target_json(target, original_ms, reached_ms)
+    return result.latency_target_json(target, {name: pair[name] for name in ("before", "after")} if pair else {})
 
 
 def _entries(variant: Mapping[str, Json]) -> list[Json]:

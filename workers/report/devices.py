@@ -144,8 +144,9 @@ def _verdict(facts: Facts, last: Facts | None) -> str:
     """Give the one word on the target: that of the last measurement, of the finished network, where there is one."""
     if last is None or last.get("reached") is None:
         return f"The target is {'met' if facts['met'] else 'missed'}."
+    clock = " of processor time, as other programs ran," if last.get("clock") == "processor" else ""
     return (
-        f"The finished network, timed in turn with the original, took {milliseconds(last['reached'])} of"
+        f"The finished network, timed in turn with the original, took {milliseconds(last['reached'])}{clock} of"
         f" {milliseconds(last['limit'])}; the target is {'met' if last['met'] else 'missed'}."
     )
 
