@@ -69,9 +69,10 @@ def _why(title: str, plan: Facts, layer: str) -> str:
 
 
 def _cost(device: str, facts: Facts, layer: str) -> str:
-    group, whole = group_of(facts, layer), float(facts["original_ms"])
+    group = group_of(facts, layer)
     if group is None:
         return ""
+    whole = float(facts["original_ms"])
     takes, saves = (100 * float(group[key]) / whole for key in ("original_ms", "saved_by_step_ms"))
     return f"{takes:.0f} % of the time on {device}, a step of {group['step']} saves {saves:.2g} %"
 

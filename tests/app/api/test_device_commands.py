@@ -26,22 +26,14 @@ def finished(served: Served, width: int, target: str) -> str:
     """A job that gave its layer this width; gives its id."""
     row = job(served.services, content=target.encode(), target=target)  # a network each, analysed anew
     claimed = claim(served.services)
-    facts = {"latency": {"dev_local": {"steps": {"Conv": 8}, "layers": [_LAYER]}}}
+    facts = {"latency": {"dev_local": {"steps": {"Conv": 8}, "original_ms": 4.0, "groups": [_GROUP]}}}
     layers = [{"name": "conv_1", "kind": "Conv", "before": 32, "after": width}]
     result: dict[str, Any] = {**RESULT, "target": target, "layers": layers, "facts": facts}
     served.services.attempts.finish(row.id, claimed.epoch, result=result, artifacts=[], measurements=[])
     return row.id
 
 
-_LAYER = {
-    "layer": "conv_1",
-    "kind": "Conv",
-    "row": "Conv 3x3",
-    "ms": 1.0,
-    "share": 0.5,
-    "kept": {"0": 8},
-    "ms_per_channel": {"0": 0.002},
-}
+_GROUP = {"layers": ["conv_1"], "original_ms": 1.0, "saved_by_step_ms": 0.02, "step": 8}
 
 
 def test_several_networks_are_asked_of_a_device(served: Served) -> None:
@@ -78,14 +70,15 @@ def test_the_record_is_listed_exported_and_imported(served: Served, tmp_path: Pa
 
 
 def test_two_plans_are_shown_side_by_side(served: Served) -> None:
-    """Widths that differ, what a channel costs on the device, the steps it likes; equal plans say so."""
+    """Widths that differ, what a step costs on the device, the steps it likes; equal plans say so."""
     first, second = finished(served, 24, "flops=50%"), finished(served, 8, "flops=60%")
     differ = espalier(served, "compare", first, second)
     same = espalier(served, "compare", first, first)
 
     assert differ.exit_code == 0, differ.output
     assert "conv_1" in differ.stdout
-    assert "2 µs a channel in steps of 8" in " ".join(differ.stdout.replace("│", " ").split())  # cells are wrapped
+    words = " ".join(differ.stdout.replace("│", " ").split())  # cells are wrapped
+    assert "25 % of the time on dev_local, a step of 8 saves 0.5 %" in words
     assert "steps in channels on dev_local: Conv 8" in differ.stdout
     assert "every layer the same width" in same.stdout
     assert espalier(served, "compare", first, job(served.services, content=b"third").id).exit_code == 2
