@@ -38,8 +38,9 @@ from workers.pruning.groups.cost_model import cost_model
 from workers.pruning.groups.find import find
 from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency import correction, layers
+from workers.pruning.latency.micro_graph import micro_graph
 from workers.pruning.latency.model import LatencyModel
-from workers.pruning.latency.table import on_one_clock
+from workers.pruning.latency.table import PACE, on_one_clock
 from workers.pruning.measure.latency import measure
 from workers.pruning.measure.stats import compare
 from workers.pruning.measure.stopwatch import LocalStopwatch
@@ -133,8 +134,11 @@ def _subject(name: str, watch: LocalStopwatch, arguments: argparse.Namespace) ->
             kept[f"{share} in steps, {seed}"] = random_widths(costs.widths, steps, share, seed)
         kept[f"{share} any"] = random_widths(costs.widths, [1] * len(steps), share, arguments.seeds[0])
     contents = {variant: at_widths(graph, grouping, widths) for variant, widths in kept.items()}
-    timed = measure(contents, budget_seconds=arguments.seconds)
-    measured = on_one_clock(timed)
+    beside = {row.key: micro_graph(row) for row in PACE}
+    timed = on_one_clock(measure({**contents, **beside}, budget_seconds=arguments.seconds))
+    # A machine that is slower or faster than when it timed the rows is so on those beside the networks, too.
+    pace = latency.table.pace({key: timed[key] for key in beside})
+    measured = {variant: timed[variant] / pace for variant in contents}
     return Subject(
         name=name,
         graph=graph,

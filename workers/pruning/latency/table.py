@@ -107,18 +107,19 @@ class Table:
 
     def _take(self, rows: Sequence[Row], asked: Sequence[TimedNetwork], answers: Mapping[str, float]) -> None:
         """Take the answers on these rows at the pace of the first ones, as the rows beside them tell it."""
-        paces = [
-            answers[one.name] / self._raw[one.key]
-            for one in asked[len(rows) :]
-            if one.key in self._raw and one.name in answers
-        ]
-        pace = median(paces) if paces else 1.0
+        beside = asked[len(rows) :]
+        pace = self.pace({one.key: answers[one.name] for one in beside if one.key and one.name in answers})
         for row, one in zip(rows, asked, strict=False):
             if one.name in answers:
                 self._raw[row.key] = answers[one.name] / pace
                 self.asked.append(row.key)
             else:
                 self._refused.add(row.key)
+
+    def pace(self, now: Mapping[str, float]) -> float:
+        """What rows take now, by key, over what they took when they came into the table; 1 where none is known."""
+        paces = [ms / self._raw[key] for key, ms in now.items() if key in self._raw]
+        return median(paces) if paces else 1.0
 
     def fill_boundary(self) -> None:
         """Time what entering and leaving a graph costs, once per device.
