@@ -8,9 +8,9 @@ learned, and once without regard to steps. Errors are relative, of the median of
 rows, as nothing was timed as a whole. *new widths*: corrected by the original alone, which is what a job knows when it
 makes its first plan. The bound: a median of at most 10 % in both.
 
-Part 2, steps. At half the MACs, magnitude per MAC: widths in multiples of 8 by hand, and widths that the model plans
-with at most the same MACs and predicted time. All timed in turn; the ratio of the second over the first with its 95 %
-interval. The bound: the interval does not lie above 1.
+Part 2, steps. At half the MACs, magnitude per MAC: widths in multiples of 8 by hand, and widths in the learned steps
+that the model plans with at most the same MACs and predicted time. All timed in turn; the ratio of the second over the
+first with its 95 % interval. The bound: the interval does not lie above 1.
 
 Every network that is done is a line of FILE; the same command goes on behind the last one, and prints all of them. What
 the device timed is in its lines too, so that a network finds the rows of those before it.
@@ -226,6 +226,7 @@ def _planned(subject: Subject) -> Keep:
         limit_ms=predicted,
         layers=subject.latency.timed_layers(predicted),
         steps=subject.latency.group_steps(None),
+        finer=False,
     )
     scores = magnitude(subject.graph, subject.grouping)
     return allocate(scores, subject.grouping, subject.costs, [budget], alpha=1.0, limits=[limit])

@@ -109,7 +109,7 @@ class LatencyModel:
         `round_to` counts channels and overrides what was learned. Units that hold several channels count for all of
         them; what was learned leaves a group two steps at least, and no more than some tens to decide on.
         """
-        found = [1 if round_to is not None else -(-width // _MOST_STEPS) for width in self._widths]
+        found = [1] * len(self._widths)
         for layer in self._layers:
             step = round_to if round_to is not None else self.steps.get(layer.kind, 1)
             for group, positions in layer.channels_per_unit().items():
@@ -117,7 +117,13 @@ class LatencyModel:
                 while round_to is None and units > 1 and _LEAST_STEPS * units > self._widths[group]:
                     units //= 2
                 found[group] = max(found[group], units)
-        return tuple(found)
+        if round_to is not None:
+            return tuple(found)
+        # Several steps at once are steps that the device likes, too.
+        return tuple(
+            units * max(1, ceil(width / (units * _MOST_STEPS)))
+            for units, width in zip(found, self._widths, strict=True)
+        )
 
     def dominant(self, kept: Sequence[int]) -> list[Json]:
         """The layers that take longest at these widths, and what a channel of their groups costs."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.workers.pruning.latency.laws import LawDevice, measurement
-from tests.workers.pruning.latency.network import parts_of
+from tests.workers.pruning.latency.network import WIDE, parts_of
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.latency.model import LatencyModel
 from workers.pruning.latency.table import Table, on_one_clock
@@ -168,3 +168,16 @@ def test_rows_of_a_later_question_are_taken_at_the_pace_of_the_first():
     _, _, _, steady = learned(LawDevice(element_ns=0.0, call_ms=0.0))
 
     assert slowing.predict(model.widths) == pytest.approx(steady.predict(model.widths), rel=1e-6)
+
+
+def test_wide_groups_give_up_several_of_the_devices_steps_at_once():
+    """Of 1,000 and 768 channels more than 48 steps of 16 would be to decide on, or just as many: 32 and 16."""
+    _, _, model, latency = learned(LawDevice(block=16, element_ns=0.0))
+    _, _, costs, found = parts_of(WIDE.replace("64", "1000").replace("48", "768"))
+    wide = LatencyModel(found, costs.widths, LawDevice(block=16, element_ns=0.0))
+    wide.steps.update(latency.steps)
+
+    assert {768: 16, 96: 16, 1000: 32} == dict(zip(costs.widths, wide.group_steps(None), strict=True))
+    assert {1} == set(wide.group_steps(1))
+    assert all(step <= 16 for step in latency.group_steps(None))
+    assert len(model.widths) == len(latency.group_steps(None))
