@@ -71,7 +71,7 @@ def time_to_accuracy(wishes: Wishes) -> Iterator[Row]:
     """The peer with plain cross-entropy and with our recipe, and `auto` with a few short budgets."""
     plan: Mapping[tuple[str, str], tuple[int, ...]] = {
         ("torch_pruning_l2", "cross_entropy"): (400,),
-        ("auto", "ours"): (0, 20, 40, 80, 120, 160, 200),
+        ("auto", "ours"): (0, 20, 40, 80, 120, 160, 200, 280),
         ("torch_pruning_l2", "ours"): (160,),
     }
     for seed in wishes.of("seeds", (0,)):
