@@ -1,7 +1,10 @@
 """How a result states what was asked and reached."""
 
+from dataclasses import replace
+
 import pytest
 
+from tests.workers.pruning.latency.laws import measurement
 from workers.prune_spec import Target
 from workers.pruning.types import Measurement
 from workers.result import latency_target_json
@@ -11,21 +14,7 @@ HALF = Target(metric="latency_ms", ratio=0.5, device="dev_local")
 
 def timed(p50_ms: float, on_cpu_share: float, on_cpu_p50_ms: float) -> Measurement:
     """A measurement with these medians of wall and processor time."""
-    return Measurement(
-        samples_ms=(p50_ms,),
-        p50_ms=p50_ms,
-        p90_ms=p50_ms,
-        p99_ms=p50_ms,
-        mean_ms=p50_ms,
-        load_ms=1.0,
-        warmup=1,
-        batch=1,
-        threads=1,
-        runtime="onnxruntime",
-        runtime_version="1",
-        provider="CPUExecutionProvider",
-        host={"on_cpu_share": on_cpu_share, "on_cpu_p50_ms": on_cpu_p50_ms},
-    )
+    return replace(measurement(p50_ms), host={"on_cpu_share": on_cpu_share, "on_cpu_p50_ms": on_cpu_p50_ms})
 
 
 @pytest.mark.parametrize(
