@@ -95,16 +95,7 @@ def prune(spec: PruneSpec, *, network: Path, dataset: Path | None, out: Path, ru
             "devices": timed.devices(),
             "timing": times.lap(),
         }
-        found = (
-            *twin.notes(task.uploaded),
-            *_stop_notes(task),
-            *shipped.pruned.outcome.warnings,
-            *task.data.notes,
-            *shipped.warnings,
-            *timed.warnings(),
-        )
-        warnings: list[Json] = list(found)
-        variants.append(variant | _asked(spec, task) | {"warnings": warnings})
+        variants.append(variant | _asked(spec, task) | {"warnings": _warnings(task, shipped, timed)})
     stated = dict(variants[0]) if len(variants) == 1 else {**variants[0], "variants": variants}
     stated |= result.provenance(task.uploaded, source, version=VERSION)
     stated["timing"] = times.finish()
@@ -171,8 +162,15 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
     )
 
 
-def _stop_notes(task: Task) -> tuple[str, ...]:
-    return () if task.trunk is None else stop_notes(task.trunk)
+def _warnings(task: Task, shipped: Aimed, timed: Timed) -> list[Json]:
+    return [
+        *twin.notes(task.uploaded),
+        *(() if task.trunk is None else stop_notes(task.trunk)),
+        *shipped.pruned.outcome.warnings,
+        *task.data.notes,
+        *shipped.warnings,
+        *timed.warnings(),
+    ]
 
 
 def _job_budgets(
@@ -229,10 +227,11 @@ def _result(
     task: Task, targets: tuple[Target, ...], before: Evaluation, shipped: Aimed, timed: Timed, *, size_bytes: int
 ) -> dict[str, Json]:
     outcome, latency = shipped.pruned.outcome, timed.local
+    full = cost.count(task.graph) + task.tail
     reached = replace(cost.count(outcome.graph) + task.tail, size_bytes=size_bytes)
-    limits = [_limit(task, target, reached, timed) for target in targets]
+    limits = [_limit(target, full, reached, timed) for target in targets]
     return {
-        "before": result.side(cost.count(task.graph) + task.tail, before, latency.get("before")),
+        "before": result.side(full, before, latency.get("before")),
         "after": result.side(reached, shipped.pruned.evaluation, latency.get("after")),
         "targets": list(limits),
         "target_met": all(limit["met"] for limit in limits) if limits else shipped.drop is None or shipped.drop.held,
@@ -254,9 +253,9 @@ def _result(
     }
 
 
-def _limit(task: Task, target: Target, reached: Cost, timed: Timed) -> dict[str, Json]:
+def _limit(target: Target, full: Cost, reached: Cost, timed: Timed) -> dict[str, Json]:
     if target.metric != LATENCY:
-        return result.target_json(target, cost.count(task.graph) + task.tail, reached)
+        return result.target_json(target, full, reached)
     pair = timed.pairs.get(target.device)
     return result.latency_target_json(target, {name: pair[name] for name in ("before", "after")} if pair else {})
 

@@ -254,17 +254,7 @@ class Attempts:
             row, now = _held(session, job_id, epoch), self.clock(session)
             if row.state == JobState.CANCELLING:
                 return self._cancelled(session, row, now)
-            data = {"state": JobState.QUEUED.value, "attempt": row.attempt, "reason": waits_for}
-            queries.advance(
-                session,
-                row,
-                JobState.QUEUED,
-                now,
-                data=data,
-                dispatch_after=until,
-                eta_seconds=None,
-                message=waits_for,
-            )
+            _queue_again(session, row, now, {"reason": waits_for}, due=until, message=waits_for)
         _log.info("job.set_aside", job_id=job_id, attempt=row.attempt, until=until.isoformat())
         return JobState(row.state)
 
@@ -317,8 +307,7 @@ class Attempts:
     def _requeue(
         self, session: Session, row: JobRow, now: datetime, data: Mapping[str, object], **values: object
     ) -> OutboxRow:
-        shown = {"state": JobState.QUEUED.value, "attempt": row.attempt, **data}
-        queries.advance(session, row, JobState.QUEUED, now, data=shown, dispatch_after=now, eta_seconds=None, **values)
+        _queue_again(session, row, now, data, due=now, **values)
         return outbox_queries.add(session, row, now, due_at=now + self.settings.outbox_seconds)
 
     def _cancelled(self, session: Session, row: JobRow, now: datetime) -> JobState:
@@ -353,6 +342,14 @@ def _refusal(row: JobRow, error: Exception) -> dict[str, object]:
         return error.problem()
     _log.error("job.unreadable", job_id=row.id, error=type(error).__name__, reason=str(error))
     return ServiceError(f"The stored job or its inputs cannot be read ({type(error).__name__}).").problem()
+
+
+def _queue_again(
+    session: Session, row: JobRow, now: datetime, data: Mapping[str, object], *, due: datetime, **values: object
+) -> None:
+    """Put a job back among those that wait; `data` go into the event, `values` into the row."""
+    shown = {"state": JobState.QUEUED.value, "attempt": row.attempt, **data}
+    queries.advance(session, row, JobState.QUEUED, now, data=shown, dispatch_after=due, eta_seconds=None, **values)
 
 
 def _held(session: Session, job_id: str, epoch: int) -> JobRow:

@@ -1,6 +1,6 @@
 """The ONNX graph as a differentiable torch module: a plain interpreter over a compiled list of steps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -126,12 +126,12 @@ class GraphModule(torch.nn.Module):
         result = found.kernel(*arguments, training=self.training) if found.modal else found.kernel(*arguments)
         return result if isinstance(result, tuple) else (result,)
 
-    def write_back(self, graph: ir.Model) -> ir.Model:
-        """Return a new graph with this module's numbers, in the types that `graph` has."""
+    def write_back(self, graph: ir.Model, *, without: Container[str] = ()) -> ir.Model:
+        """Return a new graph with this module's numbers, but for those named, in the types that `graph` has."""
         held = {
             name: tensor.detach().to("cpu").contiguous().numpy()
             for name, tensor in self.initializers.items()
-            if name in graph.graph.initializers
+            if name in graph.graph.initializers and name not in without
         }
         return replace_weights(graph, held)
 

@@ -1,7 +1,7 @@
 """Shapes that onnx cannot infer, seen on made-up inputs: what a loop or a branch gives is known when it has run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from workers.pruning.graph.open_batch import fixed_batch
 from workers.pruning.graph.runtime import Session, random_inputs
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.shapes import BATCH, OBSERVED, infer_shapes
-from workers.pruning.graph.values import all_values
+from workers.pruning.graph.values import has_open_length, input_symbols, set_outputs
 from workers.pruning.graph.weights import clone
 from workers.pruning.types import AnyArray
 
@@ -25,7 +25,8 @@ def observed(graph: ir.Model, names: frozenset[str]) -> ir.Model:
     Only where onnx does not know them. Lengths that are the same for two batches are taken to be fixed, those that are
     the batch to follow it. Comes back as it is where nothing is missing, or where it cannot be run on made-up inputs.
     """
-    missing = [v for node in graph.graph if node.name in names for v in node.outputs if _is_unknown(graph, v)]
+    symbols = input_symbols(graph.graph)
+    missing = [v for node in graph.graph if node.name in names for v in node.outputs if _is_unknown(v, symbols)]
     if not missing:
         return graph
     batch = fixed_batch(graph)
@@ -42,17 +43,15 @@ def observed(graph: ir.Model, names: frozenset[str]) -> ir.Model:
     return noted
 
 
-def _is_unknown(graph: ir.Model, value: ir.Value) -> bool:
+def _is_unknown(value: ir.Value, symbols: Container[str]) -> bool:
     if not value.name or (value.type is not None and not isinstance(value.type, ir.TensorType)):
         return False
-    symbols = {str(length) for given in graph.graph.inputs for length in given.shape or ()}
-    return value.shape is None or any(not isinstance(n, int) and str(n) not in symbols for n in value.shape)
+    return has_open_length(value, symbols)
 
 
 def _run(graph: ir.Model, names: Sequence[str], batches: Sequence[int]) -> list[tuple[AnyArray, ...]]:
     looked_at = clone(graph)
-    by_name = {value.name: value for value in all_values(looked_at)}
-    looked_at.graph.outputs[:] = [by_name[name] for name in names]
+    set_outputs(looked_at, names)
     session = Session(to_bytes(looked_at), optimised=False)
     return [session.run(random_inputs(input_specs(graph), seed=0, batch=batch)) for batch in batches]
 

@@ -15,7 +15,16 @@ import onnx_ir as ir
 from workers.pruning.graph.head import CARRIED, DECLARED, INNER, added_outputs
 from workers.pruning.graph.shapes import OBSERVED
 from workers.pruning.graph.simplify import remove_dead
-from workers.pruning.graph.values import all_values, bodies, fresh_name, is_float, reads
+from workers.pruning.graph.values import (
+    all_values,
+    bodies,
+    fresh_name,
+    has_open_length,
+    input_symbols,
+    is_float,
+    reads,
+    set_outputs,
+)
 from workers.pruning.graph.weights import clone, is_parameter
 
 _STEPPED: Final = frozenset({"Ceil", "Floor", "Round", "Sign"})  # their derivative is zero
@@ -51,9 +60,8 @@ def trunk(graph: ir.Model, foreign: frozenset[str]) -> Trunk:
     tail = tuple(node.name or "" for node in graph.graph if node not in near)
     crossing = found.crossing(near)
     part = clone(graph)
-    by_name = {value.name: value for value in all_values(part)}
     names = [value.name or "" for value in (*found.inner, *crossing)]
-    part.graph.outputs[:] = [by_name[name] for name in (*(value.name for value in found.kept), *names)]
+    set_outputs(part, (*(value.name for value in found.kept), *names))
     _free_merged_batch(part, names)
     part.metadata_props[INNER] = "\n".join(names[: len(found.inner)])
     part.metadata_props[CARRIED] = "\n".join(names[len(found.inner) :])
@@ -65,17 +73,21 @@ def trunk(graph: ir.Model, foreign: frozenset[str]) -> Trunk:
 
 def _free_merged_batch(part: ir.Model, names: Sequence[str]) -> None:
     """Forget the first length of added outputs where it is not the batch: it may be a multiple of that."""
-    batches = {value.shape[0] for value in part.graph.inputs if value.shape}
+    batches = _batches(part.graph)
     for value in part.graph.outputs:
         if value.name in names and value.shape and isinstance(value.shape[0], int) and value.shape[0] not in batches:
             value.shape = ir.Shape([None, *list(value.shape)[1:]])
 
 
+def _batches(graph: ir.Graph) -> set[int | ir.SymbolicDim]:
+    """First lengths of the inputs."""
+    return {value.shape[0] for value in graph.inputs if value.shape}
+
+
 def cut_off(graph: ir.Model, like: ir.Model) -> ir.Model:
     """Return the trunk of a network that has the values of `like`, another trunk, under the same names."""
     part = clone(graph)
-    by_name = {value.name: value for value in all_values(part)}
-    part.graph.outputs[:] = [by_name[value.name] for value in like.graph.outputs]
+    set_outputs(part, (value.name for value in like.graph.outputs))
     part.metadata_props.update(
         {key: like.metadata_props[key] for key in (INNER, CARRIED) if key in like.metadata_props}
     )
@@ -91,9 +103,8 @@ def restored(part: ir.Model, of: Trunk) -> ir.Model:
     added, wanted = added_outputs(part), [value.name for value in whole.graph.outputs]
     if of.tail:
         _attach(made, whole, frozenset(of.tail))
-    by_name = {value.name: value for value in all_values(made)}
     left = [value.name for value in made.graph.outputs if value.name not in added]
-    made.graph.outputs[:] = [by_name[name] for name in (wanted if added.intersection(wanted) or of.tail else left)]
+    set_outputs(made, wanted if added.intersection(wanted) or of.tail else left)
     for key in (INNER, CARRIED, OBSERVED):
         made.metadata_props.pop(key, None)
     return made
@@ -128,7 +139,8 @@ class _Search:
 
     def __init__(self, graph: ir.Model, foreign: frozenset[str]) -> None:
         self._graph, self._foreign = graph.graph, foreign
-        self._symbols = {str(length) for value in graph.graph.inputs for length in value.shape or ()}
+        self._symbols = input_symbols(self._graph)
+        self._batches = _batches(self._graph)
         self._alive: set[ir.Value] = set()
         self._sized: set[ir.Value] = set()  # as long as the data make it
         self._behind: set[ir.Value] = set()  # a stop that torch does not run, or values of such lengths
@@ -169,16 +181,10 @@ class _Search:
         for value in node.outputs:
             if alive and is_float(value):
                 self._alive.add(value)
-            if sized and self._is_open(value):
+            if sized and has_open_length(value, self._symbols):
                 self._sized.add(value)
             if behind or value in self._sized:
                 self._behind.add(value)
-
-    def _is_open(self, value: ir.Value) -> bool:
-        """Whether an axis has a length that is neither a number nor one of the inputs'."""
-        if value.shape is None:
-            return True
-        return any(not isinstance(length, int) and str(length) not in self._symbols for length in value.shape)
 
     def _felt(self) -> set[ir.Value]:
         """The values from which a gradient reaches what is kept."""
@@ -201,8 +207,7 @@ class _Search:
         return value
 
     def _has_batch(self, value: ir.Value) -> bool:
-        batches = {shape[0] for each in self._graph.inputs if (shape := each.shape)}
-        return value.shape is not None and len(value.shape) > 0 and value.shape[0] in batches
+        return value.shape is not None and len(value.shape) > 0 and value.shape[0] in self._batches
 
     def _only_source(self, value: ir.Value) -> ir.Value | None:
         sources = self._sources(value)

@@ -1,6 +1,7 @@
 """Small questions about nodes and values of an onnx_ir graph that every module of this package asks."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -120,6 +121,27 @@ def all_values(graph: ir.Model) -> Iterator[ir.Value]:
     yield from graph.graph.initializers.values()
     for node in graph.graph:
         yield from node.outputs
+
+
+def set_outputs(graph: ir.Model, names: Iterable[str | None]) -> None:
+    """Let a graph give the values of these names, in this order."""
+    by_name = {value.name: value for value in all_values(graph)}
+    graph.graph.outputs[:] = [by_name[name] for name in names]
+
+
+def input_symbols(graph: ir.Graph) -> set[str]:
+    """Lengths of the inputs, as text: what an axis may be called whose length is known once the inputs are."""
+    return {str(length) for value in graph.inputs for length in value.shape or ()}
+
+
+def has_open_length(value: ir.Value, symbols: Container[str]) -> bool:
+    """Whether an axis has a length that is neither a number nor one of these; also where nothing is known of it."""
+    return value.shape is None or any(not isinstance(n, int) and str(n) not in symbols for n in value.shape)
+
+
+def sample_elements(value: ir.Value) -> int:
+    """Numbers in a value for one sample; axes that are not known count as one, and a value without a shape as none."""
+    return prod(n if isinstance(n, int) else 1 for n in value.shape) if value.shape is not None else 0
 
 
 def fresh_name(wanted: str, taken: set[str]) -> str:

@@ -42,10 +42,7 @@ def undisturbed_ms(measurement: Measurement) -> float:
 
     Only a measurement with one thread tells, since its caller does all the work.
     """
-    share, alone = (measurement.host.get(name) for name in ("on_cpu_share", "on_cpu_p50_ms"))
-    if isinstance(share, float) and isinstance(alone, float) and share < UNDISTURBED:
-        return alone
-    return measurement.p50_ms
+    return on_one_clock({"alone": measurement})["alone"]
 
 
 def _questions(number: int, rows: Sequence[Row]) -> list[TimedNetwork]:

@@ -130,14 +130,12 @@ class Candidates:
     def graph(self, keep: Keep, run: Run) -> ir.Model:
         """The network that is judged. `run` hears of the progress of the repair."""
         repaired = self._repaired(keep, run)
-        return repaired if self.training is None else self._trained(repaired, run)
+        return repaired if self.training is None else self._trained(repaired, self.training, run)
 
-    def _trained(self, graph: ir.Model, run: Run) -> ir.Model:
+    def _trained(self, graph: ir.Model, settings: FinetuneSettings, run: Run) -> ir.Model:
         """Source: authors' code (their tau_hat): a few steps for every candidate. What it learns is thrown away."""
-        task, settings = self.task, self.training or FinetuneSettings()
-        return finetune(
-            graph, task.graph, task.data, settings, replace(run, journal=_NoJournal()), head=task.head
-        ).graph
+        task, unkept = self.task, replace(run, journal=_NoJournal())
+        return finetune(graph, task.graph, task.data, settings, unkept, head=task.head).graph
 
     def _repaired(self, keep: Keep, run: Run) -> ir.Model:
         task = self.task

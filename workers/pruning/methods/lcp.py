@@ -83,8 +83,8 @@ def lcp(  # noqa: PLR0913 -- an option of the API each
         TrainingDiverged: the loss of fine-tuning is no longer finite.
         NonFiniteScore: a score is NaN or infinite.
     """
-    plan = _planned(mode, preset, evaluations, fitness, compensate=compensate)
-    plan = replace(plan, training=_candidate_training(task, preset, candidate_steps))
+    training = _candidate_training(task, preset, candidate_steps)
+    plan = _planned(mode, preset, evaluations, fitness, compensate=compensate, training=training)
     task.run.report(Phase.SCORE, 0.0)
     batches = steps.calibration_batches(task, calibration_samples)
     layers = base_scores(task, base, batches)
@@ -235,7 +235,13 @@ class _Progress:
 
 
 def _planned(
-    mode: str, preset: Preset, evaluations: int | None, repair: Repair | None, *, compensate: bool | None
+    mode: str,
+    preset: Preset,
+    evaluations: int | None,
+    repair: Repair | None,
+    *,
+    compensate: bool | None,
+    training: FinetuneSettings | None,
 ) -> _Plan:
     authors = preset == "authors"
     count = evaluations or (400 if authors else 120)
@@ -250,7 +256,7 @@ def _planned(
         repair=repair or ("raw" if authors else "recalibrated"),
         on_labels=authors,
         compensate=not authors if compensate is None else compensate,
-        training=None,
+        training=training,
     )
 
 

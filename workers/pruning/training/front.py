@@ -5,7 +5,7 @@ They cost most of a step, since maps are largest in front, and nothing has to be
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf
 from typing import Final
 
 import onnx_ir as ir
@@ -13,8 +13,7 @@ import torch
 
 from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.renormalise import fold_all
-from workers.pruning.graph.values import is_float
-from workers.pruning.graph.weights import replace_weights
+from workers.pruning.graph.values import is_float, sample_elements
 
 LARGEST_SHARE: Final = 2 / 3  # of the values of a sample that may stay
 LARGEST_ERROR: Final = 0.15  # mean square, of the variance that the original has there
@@ -39,12 +38,7 @@ class Front:
 
     def write_back(self, module: GraphModule, graph: ir.Model) -> ir.Model:
         """Return a new graph with the values that were trained."""
-        trained = {
-            name: tensor.detach().cpu().contiguous().numpy()
-            for name, tensor in module.initializers.items()
-            if name in graph.graph.initializers and name not in self.initializers
-        }
-        return replace_weights(graph, trained)
+        return module.write_back(graph, without=self.initializers)
 
 
 def find_front(
@@ -83,12 +77,12 @@ def _ends(graph: ir.Model) -> list[_End]:
     nodes = list(graph.graph)
     last = {value: number for number, node in enumerate(nodes) for value in node.inputs if value is not None}
     last |= dict.fromkeys(graph.graph.outputs, len(nodes))
-    most = LARGEST_SHARE * sum(_size(value) for node in nodes for value in node.outputs)
+    most = LARGEST_SHARE * sum(sample_elements(value) for node in nodes for value in node.outputs)
     live = {value for value in graph.graph.inputs if value in last}
     ends: list[_End] = []
     size = 0
     for number, node in enumerate(nodes):
-        size += sum(_size(value) for value in node.outputs)
+        size += sum(sample_elements(value) for value in node.outputs)
         if size > most:
             break
         live = {value for value in (*live, *node.outputs) if last.get(value, -1) > number}
@@ -124,7 +118,3 @@ def _error(here: torch.Tensor, there: torch.Tensor) -> float:
     others = [axis for axis in range(there.dim()) if axis != 1]
     variance = there.float().var(dim=others, correction=0).mean()
     return float((here.float() - there.float()).square().mean() / variance) if variance > 0 else inf
-
-
-def _size(value: ir.Value) -> int:
-    return prod(dim if isinstance(dim, int) else 1 for dim in value.shape) if value.shape is not None else 0

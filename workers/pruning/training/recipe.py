@@ -13,6 +13,7 @@ from typing import Final
 import onnx_ir as ir
 
 from workers.pruning.graph.head import Head
+from workers.pruning.graph.values import sample_elements
 from workers.pruning.types import Json
 
 LEARNING_RATE: Final = 0.01
@@ -117,12 +118,7 @@ def choose(settings: FinetuneSettings, workload: Workload, head: Head) -> Recipe
 
 def activation_bytes(graph: ir.Model) -> int:
     """Give the bytes of all values of one sample, which is what a backward pass keeps; unknown axes count as one."""
-    total = 0
-    for node in graph.graph:
-        for value in node.outputs:
-            if value.shape is not None:
-                total += 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in value.shape)
-    return total
+    return 4 * sum(sample_elements(value) for node in graph.graph for value in node.outputs)
 
 
 def _hastened(recipe: Recipe, settings: FinetuneSettings, num_samples: int) -> Recipe:
