@@ -11,6 +11,7 @@ from workers.pruning.groups.find import find
 from workers.pruning.surgery.check import check
 from workers.pruning.surgery.cut import cut
 from workers.pruning.surgery.mask import mask
+from workers.pruning.types import Keep
 
 
 def test_a_network_equals_itself() -> None:
@@ -61,3 +62,39 @@ def test_not_a_number_is_a_difference() -> None:
     wrong = replace_weights(network, {"fc_b": np.full(4, np.nan)})
     with pytest.raises(SurgeryCheckFailed):
         check(network, wrong, seed=0)
+
+
+_CENTRED = """
+centred (float[N,3,4,4] x) => (float[N,2] y)
+<float[3,3,1,1] a_w, float[3,1,3,3] b_w, float[2,3] fc_w, float[2] fc_b = {0, 0}>
+{
+  [a] a = Conv (x, a_w)
+  [b] b = Conv <group = 3, pads = [1,1,1,1]> (a, b_w)
+  [mean] m = ReduceMean <axes = [1]> (b)
+  [sub] c = Sub (b, m)
+  [pool] p = GlobalAveragePool (c)
+  [flat] f = Flatten (p)
+  [fc] y = Gemm <transB = 1> (f, fc_w, fc_b)
+}
+"""
+
+
+def test_what_is_left_of_a_difference_that_is_zero_is_rounding() -> None:
+    """One channel minus the mean of the channels that are left is 0 when cut, and a last bit when masked."""
+    network = graph(_CENTRED)
+    grouping = find(network)
+    keep = Keep(mask=np.asarray([True, False, False]))
+    masked, smaller = mask(network, grouping, keep), cut(network, grouping, keep)
+
+    assert [3] == [group.width for group in grouping.groups]
+    assert 1e-4 >= check(masked, smaller, seed=1)
+
+
+def test_rounding_excuses_nothing_larger() -> None:
+    """The same network with an output that is off by 1e-5 is found."""
+    network = graph(_CENTRED)
+    grouping = find(network)
+    keep = Keep(mask=np.asarray([True, False, False]))
+    smaller = cut(network, grouping, keep)
+    with pytest.raises(SurgeryCheckFailed, match="output 'y'"):
+        check(mask(network, grouping, keep), replace_weights(smaller, {"fc_b": np.full(2, 1e-5)}), seed=1)
