@@ -80,7 +80,7 @@ def _compared(masked: ir.Model, cut: ir.Model, seed: int, num_inputs: int) -> tu
 def _rounding(masked: ir.Model, batches: Sequence[_Feed], expected: Sequence[_Feed], index: int) -> float:
     """How far one output of the masked network moves when the last bit of every number that it is fed changes."""
     moved = _outputs(masked, [tuple(_next(array) for array in batch) for batch in batches])
-    return _highest([_largest(one[index] - other[index]) for one, other in zip(moved, expected, strict=True)])
+    return _highest([_apart("", one[index], other[index]) for one, other in zip(expected, moved, strict=True)])
 
 
 def _highest(figures: Sequence[float]) -> float:
