@@ -1,28 +1,21 @@
 """Parts of the one-machine service: started again when they die, gone when their owner is."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from app.process_tree import Part, stop_together
+from tests.waiting import pid_runs, wait_for
 
 
 def part(program: str, **changes: object) -> Part:
     """A part that runs a Python program."""
     return Part(name="part", command=(sys.executable, "-c", program), environment=dict(os.environ), **changes)
-
-
-def wait_for(condition, seconds: float = 5.0) -> None:
-    """Return when the condition holds; fail if it does not in time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_dead_part_is_started_again_after_a_pause_that_grows(tmp_path) -> None:
@@ -35,8 +28,8 @@ def test_a_dead_part_is_started_again_after_a_pause_that_grows(tmp_path) -> None
     for _ in range(3):
         wait_for(lambda: dying.process.poll() is not None)
         dying.look()
-        died = now[0]
-        while dying.process.poll() is not None:
+        died, dead = now[0], dying.process.pid
+        while dying.process.pid == dead:
             now[0] += 0.01
             dying.look()
         starts.append(now[0] - died)
@@ -46,30 +39,32 @@ def test_a_dead_part_is_started_again_after_a_pause_that_grows(tmp_path) -> None
     assert "xxxx" == marker.read_text()
 
 
-def test_a_part_that_ignores_requests_is_ended_by_force() -> None:
-    """Stopping takes its patience and not longer."""
-    stubborn = part("import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)")
+def test_a_part_that_ignores_requests_is_ended_by_force(tmp_path) -> None:
+    """After its patience it is killed: it would have gone on for minutes."""
+    deaf = tmp_path / "deaf"
+    program = "import pathlib, signal, sys, time; signal.signal(15, signal.SIG_IGN);"
+    stubborn = part(f"{program} pathlib.Path({str(deaf)!r}).touch(); time.sleep(300)")
     stubborn.start()
-    wait_for(lambda: psutil.Process(stubborn.process.pid).cpu_times().user > 0)
-    time.sleep(0.3)
-    begun = time.monotonic()
+    wait_for(deaf.exists)
     stubborn.stop(0.3)
 
-    assert time.monotonic() - begun < 2
-    assert stubborn.process.returncode is not None
+    assert -signal.SIGKILL == stubborn.process.returncode
 
 
-def test_parts_are_stopped_at_the_same_time() -> None:
-    """Three parts that need two seconds each are gone after two seconds, not six."""
-    slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(2), sys.exit())); time.sleep(60)"
-    parts = [part(slow) for _ in range(3)]
+def test_parts_are_stopped_at_the_same_time(tmp_path) -> None:
+    """Each of three parts ends when all were told to: stopped one after the other, the first would wait for ever."""
+    waits_for_all = (
+        "import pathlib, signal, sys, time\nfolder = pathlib.Path(sys.argv[0])\n"
+        "def told(*_):\n    (folder / f'told-{NUMBER}').touch()\n"
+        "    while len(list(folder.glob('told-*'))) < 3: time.sleep(0.01)\n    sys.exit()\n"
+        "signal.signal(15, told)\n(folder / 'up-NUMBER').touch()\ntime.sleep(300)\n"
+    ).replace("sys.argv[0]", repr(str(tmp_path)))
+    parts = [part(waits_for_all.replace("NUMBER", str(number))) for number in range(3)]
     for each in parts:
         each.start()
-    time.sleep(0.8)
-    begun = time.monotonic()
-    stop_together(parts, 15)
+    wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 3)
+    stop_together(parts, 60)
 
-    assert time.monotonic() - begun < 5
     assert [0, 0, 0] == [each.process.returncode for each in parts]
 
 
@@ -88,7 +83,7 @@ def test_a_part_dies_with_its_owner(tmp_path) -> None:
         wait_for(lambda: psutil.Process(pid).name() == "sleep")
         owner.kill()
 
-    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not pid_runs(pid))
 
 
 def test_a_part_whose_owner_is_gone_already_does_not_start() -> None:

@@ -19,7 +19,8 @@ from app.serve import environment_of
 from app.settings import Settings
 from app.valkey import ValkeyMissing, binary
 from tests.builders import settings_with
-from tests.workers.processes import descendants, free_port, wait_for
+from tests.waiting import alive, descendants, wait_for
+from tests.workers.processes import free_port
 
 try:
     binary()
@@ -64,11 +65,6 @@ def part(pid: int, name: str) -> psutil.Process | None:
             if any(name in word for word in command) and "lifeline" not in " ".join(command):
                 return each
     return None
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run."""
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def quick_settings(folder: Path, **changes: object) -> Settings:
@@ -116,7 +112,7 @@ def test_nothing_outlives_a_killed_service_and_a_new_one_starts_at_once(settings
         process.kill()
         process.wait()
 
-        wait_for(lambda: not alive(family), 5)
+        wait_for(lambda: not alive(family))
     assert len(family) >= 3
     with serving(settings, tmp_path / "again.log"):
         wait_for(lambda: ready(settings.port), 60)

@@ -25,8 +25,9 @@ from app.valkey import ValkeyMissing, binary
 from tests.builders import TENANT, spec, upload_dataset, upload_model
 from tests.networks import onnx_bytes
 from tests.postgres import NoPostgres, start
+from tests.waiting import descendants, wait_for
 from tests.workers.conftest import quick
-from tests.workers.processes import attempts, descendants, housekeeping, process, valkey_on_socket, wait_for, worker
+from tests.workers.processes import attempts, housekeeping, process, valkey_on_socket, worker
 
 try:
     binary()
@@ -106,18 +107,15 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(services, settings) -
 
 
 def test_a_killed_attempt_is_noticed_at_once(services, settings) -> None:
-    """kill -9 of the child alone: the same worker is at the next attempt within 2 s, without waiting for a lease."""
+    """kill -9 of the child alone: the same worker takes the next attempt, with nobody there to sweep its lease."""
     job_id = submitted(services, ("step", "score"), ("phase", "finetune"), ("unless_recalled", 60))
     with worker(settings) as running:
         wait_for(lambda: services.jobs.get(TENANT, job_id).phase == "finetune", 30)
         wait_for(lambda: services.attempts.checkpoints(job_id))
         attempts(running.pid)[0].kill()
-        begun = time.monotonic()
         wait_for(lambda: services.jobs.get(TENANT, job_id).losses == 1)
-        noticed = time.monotonic() - begun
         wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED, 30)
 
-    assert noticed < 2
     assert "SIGKILL" == services.jobs.get(TENANT, job_id).last_problem["died"]["signal"]
 
 

@@ -5,8 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,19 +15,12 @@ import redis
 from app.serve import environment_of
 from app.settings import Settings
 from app.valkey import Valkey, binary, prepare
+from tests.waiting import descendants, running, wait_for
 
 CELERY = (
     "-m", "celery", "--quiet", "-A", "tests.workers.stand_in_celery", "worker", "--pool", "prefork",
     "--concurrency", "1", "--without-mingle", "--without-gossip", "--without-heartbeat",
 )  # fmt: skip
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    """Return when the condition holds; fail if it does not in time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -63,22 +55,9 @@ def housekeeping(settings: Settings) -> "contextmanager[subprocess.Popen[bytes]]
     return process(settings, "-m", "workers.housekeeping")
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """Every process below this one."""
-    with suppress(psutil.Error):
-        return psutil.Process(pid).children(recursive=True)
-    return []
-
-
 def attempts(pid: int | None = None) -> list[psutil.Process]:
     """Living attempts of the stand-in engine, below a process or anywhere."""
-    pool = descendants(pid) if pid else psutil.process_iter()
-    found = []
-    for each in pool:
-        with suppress(psutil.Error):
-            if each.status() != psutil.STATUS_ZOMBIE and any("stand_in_engine" in part for part in each.cmdline()):
-                found.append(each)
-    return found
+    return running("stand_in_engine", descendants(pid) if pid else psutil.process_iter())
 
 
 def free_port() -> int:

@@ -15,8 +15,9 @@ from app.services.assembly import Services
 from app.settings import Settings
 from tests.builders import TENANT, analysed_model, spec, upload_model
 from tests.networks import CHAIN, onnx_bytes
+from tests.waiting import wait_for
 from tests.workers.conftest import ON_SQLITE, quick, supervisor_of
-from tests.workers.processes import housekeeping, process, wait_for, worker
+from tests.workers.processes import housekeeping, process, worker
 from tests.workers.test_edge_agent import FOREIGN, Bench, served
 from tests.workers.test_supervisor import content_of, working
 from workers.supervisor import serving

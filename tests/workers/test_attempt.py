@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.waiting import alive, descendants, pid_runs, wait_for
 from tests.workers.folders import COMMAND, events_until_end, lay_out, script, started
 from workers.attempt import problem_of
 from workers.child import Child
@@ -104,13 +104,13 @@ def test_a_killed_group_leaves_no_process_behind(tmp_path) -> None:
     child = started(lay_out(tmp_path, script(("ignore", None), ("spawn", None), ("phase", "score"), ("sleep", 60))))
     while not any(event.get("phase") == "finetune" for event in child.receive(0.1)):
         pass
-    family = [psutil.Process(child.process.pid), *psutil.Process(child.process.pid).children(recursive=True)]
+    family = [psutil.Process(child.process.pid), *descendants(child.process.pid)]
     death = child.kill(grace=0.2)
     child.close()
 
     assert 2 == len(family)
     assert "SIGKILL" == death.signal_name
-    assert [] == [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert [] == alive(family)
 
 
 def test_a_child_dies_with_its_supervisor(tmp_path) -> None:
@@ -129,11 +129,8 @@ def test_a_child_dies_with_its_supervisor(tmp_path) -> None:
         pid = int(supervisor.stdout.readline())
         assert psutil.pid_exists(pid)
         supervisor.kill()
-    until = time.monotonic() + 2
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
-        time.sleep(0.02)
 
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    wait_for(lambda: not pid_runs(pid))
 
 
 def test_a_child_whose_supervisor_is_gone_already_does_nothing(tmp_path) -> None:

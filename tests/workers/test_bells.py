@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,16 +17,9 @@ from app.storage.local import LocalStore
 from app.valkey import ValkeyMissing, binary
 from tests.builders import TENANT, spec, upload_model
 from tests.networks import CHAIN, onnx_bytes
+from tests.waiting import descendants, runs, wait_for
 from tests.workers.conftest import ON_SQLITE, quick
-from tests.workers.processes import (
-    attempts,
-    descendants,
-    housekeeping,
-    valkey_on_port,
-    valkey_on_socket,
-    wait_for,
-    worker,
-)
+from tests.workers.processes import attempts, housekeeping, valkey_on_port, valkey_on_socket, worker
 
 pytestmark = ON_SQLITE
 
@@ -80,18 +72,22 @@ def state(services: Services, job_id: str) -> JobState:
     return services.jobs.version(TENANT, job_id)[1]
 
 
+def set_aside(services: Services, job_id: str) -> bool:
+    """Whether a job waits again after an attempt."""
+    seen = [event.type for event in services.jobs.events(TENANT, job_id, limit=100)[0]]
+    return len(seen) > 1 and "queued" in seen[1:]
+
+
 @EACH_BELL
 def test_jobs_run_a_cancel_is_obeyed_and_a_stop_gives_the_job_back(services, settings, tmp_path) -> None:
     """One worker's life: two jobs, one cancelled in the middle, one given back when the worker is told to stop."""
     first = submitted(services, ("phase", "load"))
     with worker(settings, log=tmp_path / "worker.log") as running:
         wait_for(lambda: state(services, first) is JobState.SUCCEEDED, 30)
-        begun = time.monotonic()
         second = submitted(services, ("ignore", None), ("phase", "score"), ("wait", 60))
         wait_for(lambda: services.jobs.get(TENANT, second).phase == "score")
-        started_after = time.monotonic() - begun
         services.jobs.cancel(TENANT, second)
-        wait_for(lambda: state(services, second) is JobState.CANCELLED, 5)
+        wait_for(lambda: state(services, second) is JobState.CANCELLED, 30)
         assert [] == attempts(running.pid)
         third = submitted(services, ("step", "score"), ("phase", "finetune"), ("unless_recalled", 60))
         wait_for(lambda: services.jobs.get(TENANT, third).phase == "finetune")
@@ -102,7 +98,6 @@ def test_jobs_run_a_cancel_is_obeyed_and_a_stop_gives_the_job_back(services, set
         assert [] == descendants(running.pid)
         assert JobState.QUEUED is state(services, third)
         assert 0 == services.jobs.get(TENANT, third).losses
-    assert started_after < 5
     with worker(settings):
         wait_for(lambda: state(services, third) is JobState.SUCCEEDED, 30)
 
@@ -116,7 +111,7 @@ def test_a_killed_worker_takes_its_attempt_along_and_another_goes_on(services, s
         wait_for(lambda: services.attempts.checkpoints(job_id))
         child = attempts(running.pid)[0]
         running.kill()
-        wait_for(lambda: not child.is_running() or child.status() == "zombie", 3)
+        wait_for(lambda: not runs(child))
         with worker(settings):
             wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED, 30)
     row = services.jobs.get(TENANT, job_id)
@@ -144,8 +139,7 @@ def test_a_worker_whose_job_waits_for_a_device_runs_the_next(services, settings,
         model = upload_model(services, content)
         target = f"latency=50%@{device.device.id}"
         waiting = services.jobs.submit(TENANT, spec(model.id, target=target, metadata={"script": asks})).id
-        wait_for(lambda: state(services, waiting) is JobState.RUNNING, 30)
-        wait_for(lambda: state(services, waiting) is JobState.QUEUED, 30)
+        wait_for(lambda: set_aside(services, waiting))
         other = submitted(services, ("phase", "load"))
         wait_for(lambda: state(services, other) is JobState.SUCCEEDED, 30)
         request = services.devices.requests(TENANT, device.device.id, limit=1)[0][0]

@@ -28,8 +28,9 @@ from app.settings import Settings
 from tests.app.api.served import listening
 from tests.builders import TENANT, upload_model
 from tests.networks import CHAIN, onnx_bytes
+from tests.waiting import descendants, runs, wait_for
 from tests.workers.conftest import ON_SQLITE, quick
-from tests.workers.processes import descendants, free_port, process, wait_for
+from tests.workers.processes import free_port, process
 from workers.edge_bundle import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,7 +268,7 @@ def test_an_agent_killed_in_the_middle_is_followed_by_another(bench: Bench, url:
         child = _children(agent.pid)[0]
         os.kill(agent.pid, signal.SIGKILL)
         agent.wait()
-        wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        wait_for(lambda: not runs(child))
     bench.services.devices.cancel(TENANT, bench.device, request)
     second = bench.ask()
     with bench.agent(url):

@@ -15,8 +15,8 @@ from app.settings import Settings
 from app.storage.blobs import put
 from tests.builders import TENANT
 from tests.networks import CHAIN, onnx_bytes
+from tests.waiting import wait_for
 from tests.workers.conftest import ON_SQLITE, quick, supervisor_of
-from tests.workers.processes import wait_for
 from tests.workers.test_asking import asked_of, state, submitted
 from tests.workers.test_edge_agent import Bench, served
 from tests.workers.test_supervisor import working

@@ -11,7 +11,7 @@ from app.domain.job import JobState
 from app.services.assembly import Services
 from app.storage.blobs import put
 from tests.builders import TENANT, analysed_model, claim, spec
-from tests.workers.processes import wait_for
+from tests.waiting import wait_for
 from workers.folders import JobFolder, remove_abandoned
 from workers.housekeeping import Chore, chores, keep_house
 

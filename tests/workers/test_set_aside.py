@@ -12,8 +12,9 @@ from app.domain.device import Poll
 from app.services.assembly import Services
 from app.settings import Settings
 from tests.builders import TENANT
+from tests.waiting import wait_for
 from tests.workers.conftest import ON_SQLITE, quick, supervisor_of
-from tests.workers.processes import wait_for, worker
+from tests.workers.processes import worker
 from tests.workers.test_asking import NETWORK, asked_of, message, state, submitted
 from tests.workers.test_edge_agent import Bench, served
 from tests.workers.test_supervisor import content_of, kinds, run_all
