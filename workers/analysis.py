@@ -11,12 +11,13 @@ from workers.pruning.allocation.budget import reachable
 from workers.pruning.graph import cost, head, load
 from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.graph.twin import notes
+from workers.pruning.graph.values import operator
 from workers.pruning.groups.cost_model import to_json
 from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
 from workers.pruning.types import Cost, CostModel, Json, Metric, TensorSpec
 from workers.rehearsal import rehearse
-from workers.stops import stop_notes, tail_cost, trunk_of, with_tail
+from workers.stops import origin_notes, stop_notes, tail_cost, trunk_of, with_tail
 
 DEFAULT_MIN_KEEP: Final = 0.1
 
@@ -31,6 +32,7 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
     model = with_tail(predict(graph, grouping, shapes=shapes.nominal, before=before), tail)
     outputs = head.find(graph)
     groups = explain(graph, grouping, model)
+    said = [*notes(graph), *origin_notes(whole), *stop_notes(part)]
     rehearsal = rehearse(graph, grouping, [_share(group) for group in groups], macs=before.macs)
     return {
         "opset": graph.opset_imports.get("", 0),
@@ -39,13 +41,13 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
         "outputs": tensors(load.output_specs(whole)),
         **figures(before + tail),
         "num_nodes": len(list(whole.graph)),
-        "op_types": dict(sorted(Counter(node.op_type for node in whole.graph).items())),
+        "op_types": dict(sorted(Counter(operator(node) for node in whole.graph).items())),
         "prunable_groups": [{**group, "sensitivity": rehearsal.changes.get(str(group["id"]))} for group in groups],
         "frozen": [{"node": entry.node, "reason": entry.reason} for entry in grouping.frozen],
         "reachable": smallest_ratios(model, before + tail),
         "head": "classification" if outputs.is_classification else "other",
         "speed": rehearsal.speed,
-        "warnings": [*notes(graph), *stop_notes(part), *([rehearsal.note] if rehearsal.note else [])],
+        "warnings": [*said, *([rehearsal.note] if rehearsal.note else [])],
         "cost_model": to_json(model, grouping),
     }
 

@@ -32,7 +32,7 @@ from workers.pruning.training.data import Dataset, describe_dataset, open_datase
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
 from workers.pruning.types import Budget, Cost, Json, Metric, Phase, Run
 from workers.report.page import render
-from workers.stops import stop_notes, tail_cost, trunk_of, with_tail
+from workers.stops import origin_notes, stop_notes, tail_cost, trunk_of, with_tail
 from workers.timed import Timed, Timer, in_lengths
 
 VERSION: Final = "0.1.0"
@@ -165,6 +165,7 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
 def _warnings(task: Task, shipped: Aimed, timed: Timed) -> list[Json]:
     return [
         *twin.notes(task.uploaded),
+        *origin_notes(task.uploaded if task.trunk is None else task.trunk.whole),
         *(() if task.trunk is None else stop_notes(task.trunk)),
         *shipped.pruned.outcome.warnings,
         *task.data.notes,

@@ -1,5 +1,9 @@
-"""What is done about nodes that no gradient passes: the part to work on, what the rest costs, and words about it."""
+"""What is done about nodes that no gradient passes: the part to work on, what the rest costs, and words about it.
 
+Also what is said of operators outside of the standard.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -10,11 +14,18 @@ from workers.pruning.errors import PruningError
 from workers.pruning.graph import cost
 from workers.pruning.graph.execute import foreign_nodes
 from workers.pruning.graph.head import inner_outputs
+from workers.pruning.graph.load import rewritten
 from workers.pruning.graph.observed import observed
 from workers.pruning.graph.open_batch import fixed_batch
 from workers.pruning.graph.trunk import Trunk, trunk
+from workers.pruning.graph.values import operator
 from workers.pruning.types import NOTHING, Cost, CostModel, Term
 
+_RELAYOUT: Final = "com.microsoft.nchwc"
+_RELAYOUT_ADVICE: Final = (
+    f" Layers of {_RELAYOUT} hold their weights in the layout of one processor: send the network from before that "
+    "optimisation, or optimised by ONNX Runtime up to ORT_ENABLE_EXTENDED, and they are pruned."
+)
 _NAMED: Final = 3  # nodes of one operator that are listed by name
 
 
@@ -60,6 +71,26 @@ def with_tail(model: CostModel, tail: Cost) -> CostModel:
     )
 
 
+def origin_notes(graph: ir.Model) -> tuple[str, ...]:
+    """Say what became of operators that only ONNX Runtime knows: rewritten, or left and not counted."""
+    said = []
+    if taken_apart := rewritten(graph):
+        listed = ", ".join(f"{number} {name}" for name, number in taken_apart.items())
+        said.append(
+            f"Operators of ONNX Runtime were rewritten in those of the ONNX standard, which give the same: {listed}. "
+            "The pruned network has the standard ones; ONNX Runtime puts them together again when it loads it."
+        )
+    left = Counter(operator(node) for node in graph.graph if node.domain)
+    if left:
+        listed = ", ".join(f"{number} {name}" for name, number in sorted(left.items()))
+        advice = _RELAYOUT_ADVICE if any(name.startswith(_RELAYOUT) for name in left) else ""
+        said.append(
+            f"Only ONNX Runtime knows some operators: {listed}. They stay as they are, and what they multiply is not "
+            f"counted in the figures.{advice}"
+        )
+    return tuple(said)
+
+
 def stop_notes(part: Trunk) -> tuple[str, ...]:
     """Say which nodes stop gradients, and what follows from that."""
     tail = set(part.tail)
@@ -86,12 +117,12 @@ def _consequence(part: Trunk) -> str:
 
 def _listed(stops: Sequence[tuple[str, str]]) -> str:
     by_operator: dict[str, list[str]] = {}
-    for name, operator in stops:
-        by_operator.setdefault(operator, []).append(name)
-    return ", ".join(_of_one_operator(operator, names) for operator, names in by_operator.items())
+    for name, kind in stops:
+        by_operator.setdefault(kind, []).append(name)
+    return ", ".join(_of_one_operator(kind, names) for kind, names in by_operator.items())
 
 
-def _of_one_operator(operator: str, names: Sequence[str]) -> str:
+def _of_one_operator(kind: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     listed = ", ".join(repr(name) for name in names[:_NAMED])
-    return f"{operator} {listed}{more}"
+    return f"{kind} {listed}{more}"

@@ -7,10 +7,10 @@ from typing import Final
 import onnx
 
 from workers.pruning.errors import ExternalData, GraphTooLarge, InvalidGraph, UnsupportedOpset
+from workers.pruning.graph.domains import check_domains
 
 OLDEST_OPSET: Final = 7
 NEWEST_OPSET: Final = int(onnx.defs.onnx_opset_version())
-STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _MAX_RANK_OF_NUMPY: Final = 64
 _TYPES: Final = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 
@@ -67,10 +67,10 @@ def check_static(proto: onnx.ModelProto, caps: Caps) -> None:
         UnsupportedOpset: the default domain is missing or its version is outside 7..newest.
         GraphTooLarge: too many nodes or initializers, too deep, or a tensor of too many elements or axes.
         ExternalData: a tensor keeps its data in another file.
-        InvalidGraph: a node is from a domain that is not part of ONNX and not defined in the file.
+        InvalidGraph: a node is of a domain that neither ONNX, nor the file, nor ONNX Runtime knows.
     """
     _check_opset(proto)
-    _check_domains(proto)
+    check_domains(proto, _nodes(proto))
     _check_counts(proto, caps)
     for tensor in _tensors(proto):
         _check_tensor(tensor, caps)
@@ -160,19 +160,6 @@ def _check_opset(proto: onnx.ModelProto) -> None:
     for version in versions:
         if not OLDEST_OPSET <= version <= NEWEST_OPSET:
             raise UnsupportedOpset("The opset is not supported", actual=version, allowed=allowed, advice=advice)
-
-
-def _check_domains(proto: onnx.ModelProto) -> None:
-    local = {(function.domain, function.name) for function in proto.functions}
-    for node in _nodes(proto):
-        if node.domain not in STANDARD_DOMAINS and (node.domain, node.op_type) not in local:
-            raise InvalidGraph(
-                "A node is from a custom operator domain",
-                where=f"node {node.name or '(unnamed)'!r}",
-                actual=f"{node.domain}::{node.op_type}",
-                allowed="operators of the ONNX standard and functions defined in the file",
-                advice="Export without runtime-specific fusions or custom operators.",
-            )
 
 
 def _check_counts(proto: onnx.ModelProto, caps: Caps) -> None:

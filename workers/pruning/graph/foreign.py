@@ -13,7 +13,7 @@ from torch import Tensor
 from workers.pruning.errors import InvalidGraph, UnsupportedOperator
 from workers.pruning.graph.ops.site import to_tensor
 from workers.pruning.graph.runtime import PROVIDER
-from workers.pruning.graph.values import constant, is_float, reads
+from workers.pruning.graph.values import constant, is_float, operator, reads
 from workers.pruning.types import AnyArray
 
 _FATAL: Final = 4  # what goes wrong is raised, with its reason
@@ -26,9 +26,10 @@ _RANDOM: Final = frozenset(
 def fed(node: ir.Node) -> tuple[ir.Value | None, ...]:
     """What is fed to a node at each run: `values.reads`, with None for what is stored in its network.
 
-    Weights are fed, since they may change; other constants, and text, which torch cannot hold, are stored.
+    Weights are fed, since they may change; other constants, and text, which torch cannot hold, are stored. So is all
+    that a node beyond the standard holds: it is never trained, and kernels may ask for constants.
     """
-    return tuple(None if value is None or _is_stored(value) else value for value in reads(node))
+    return tuple(None if value is None or _is_stored(value, node) else value for value in reads(node))
 
 
 class Foreign:
@@ -65,7 +66,7 @@ class Foreign:
         try:
             found = self._session.run(self._outputs, feeds)
         except Exception as error:
-            where = f"node {self._node.name!r} ({self._node.op_type})"
+            where = f"node {self._node.name!r} ({operator(self._node)})"
             raise InvalidGraph("A node fails in ONNX Runtime", where=where, actual=str(error)) from error
         device = next(
             (given.device for given in inputs if isinstance(given, Tensor) and given.device.type != "cpu"), None
@@ -86,7 +87,7 @@ def _network(graph: ir.Model, node: ir.Node, values: Sequence[ir.Value | None]) 
     model.graph.node.append(_bare(node))
     for value in dict.fromkeys(value for value in values if value is not None):
         model.graph.input.add(name=value.name or "").type.CopyFrom(_type(value))
-    for value in dict.fromkeys(value for value in reads(node) if value is not None and _is_stored(value)):
+    for value in dict.fromkeys(value for value in reads(node) if value is not None and _is_stored(value, node)):
         tensor = ir.serde.serialize_tensor(cast("ir.TensorProtocol", value.const_value))
         tensor.name = value.name or ""
         model.graph.initializer.append(tensor)
@@ -125,8 +126,8 @@ def _forget_lengths(node: onnx.NodeProto) -> None:
                 _forget_lengths(inner)
 
 
-def _is_stored(value: ir.Value) -> bool:
-    return not is_float(value) and constant(value) is not None
+def _is_stored(value: ir.Value, node: ir.Node) -> bool:
+    return constant(value) is not None and (not is_float(value) or bool(node.domain))
 
 
 def _to_array(given: object, value: ir.Value) -> object:
@@ -151,11 +152,10 @@ def _to_tensor(output: object, device: torch.device | None) -> Tensor | None:
 
 
 def _unsupported(node: ir.Node, reason: str) -> UnsupportedOperator:
-    operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     return UnsupportedOperator(
         "The graph has an operator that neither torch nor ONNX Runtime can run",
         where=f"node {node.name!r}",
-        actual=f"{operator}: {reason}",
+        actual=f"{operator(node)}: {reason}",
         allowed="the operators listed in docs/operators.md, and those of ONNX Runtime",
         advice="Export the network without it, or prune a part of the network that does not contain it.",
     )

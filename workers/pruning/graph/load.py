@@ -1,7 +1,7 @@
 """Bytes in, checked graph out. Every refusal says what is wrong, where, and what is allowed."""
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from workers.pruning.errors import InvalidGraph, UnknownShape
+from workers.pruning.graph.adopt import adopt
 from workers.pruning.graph.caps import (
     DEFAULT_CAPS,
     Caps,
@@ -22,6 +23,7 @@ from workers.pruning.graph.caps import (
 from workers.pruning.graph.external import content_of
 from workers.pruning.graph.finite import check_finite
 from workers.pruning.graph.recognise import refuse_other_formats
+from workers.pruning.graph.save import assembled
 from workers.pruning.graph.simplify import simplify
 from workers.pruning.graph.split import companion_of
 from workers.pruning.graph.text import check_text
@@ -30,7 +32,9 @@ from workers.pruning.graph.wire import Span, skeleton
 from workers.pruning.types import TensorSpec
 
 _HEAD_BYTES: Final = 64
+_FREE_INITIALIZERS: Final = 4  # IR version from which initializers need not be inputs
 _OPAQUE: Final = "opaque"
+_REWRITTEN: Final = "rewritten"  # key of what is noted beside a graph, never in a file
 _RE_EXPORT: Final = "Check the file with onnx.checker.check_model(path, full_check=True) and export it again."
 
 
@@ -39,13 +43,15 @@ def load(source: bytes | Path, caps: Caps = DEFAULT_CAPS) -> ir.Model:
 
     Static caps come first: nothing runs, no other file is opened and nothing is allocated for a value before the
     sizes of all values are known to be small enough. Weights are copied once, straight from the file. A file beside a
-    path, of the same name and `.data` behind, is the companion that holds its external weights.
+    path, of the same name and `.data` behind, is the companion that holds its external weights. What ONNX Runtime's
+    optimiser put together is taken apart; how much of it is noted beside the graph (`rewritten`).
 
     Ensures: what `simplify` ensures. Name, inputs, outputs, dtypes, symbolic axes, opset, metadata and documentation of
     the file stay as they are.
 
     Raises:
-        InvalidGraph: empty, damaged, another format, custom operators, or refused by the ONNX checker.
+        InvalidGraph: empty, damaged, another format, operators that nobody here runs, or refused by the ONNX checker.
+        UnsupportedOperator: ONNX Runtime does not run its own operators in this file.
         GraphTooLarge: a cap is exceeded.
         UnsupportedOpset: outside 7..newest.
         ExternalData: a tensor lies in a file that is not there, or outside of it.
@@ -79,6 +85,11 @@ def output_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:
     return tuple(_spec(value) for value in graph.graph.outputs)
 
 
+def rewritten(graph: ir.Model) -> Mapping[str, int]:
+    """Tell which operators beyond the standard were rewritten when the file was read, and how many nodes of each."""
+    return dict(graph.graph.meta.get(_REWRITTEN, {}))
+
+
 def _load(view: memoryview, caps: Caps) -> ir.Model:
     head = bytes(view[:_HEAD_BYTES])
     refuse_other_formats(head, len(view), bytes(view) if head.startswith(b"PK") else b"")
@@ -86,15 +97,37 @@ def _load(view: memoryview, caps: Caps) -> ir.Model:
     proto = _parse(bare)
     check_text(proto)
     _forget_negative_axes(proto)
+    _free_initializers(proto)
     check_static(proto, caps)
     _check_spans(proto, spans)
+    adopted = _adopted(proto, spans, view, caps)
     _check_inferred(proto, spans, caps)
     graph = _to_ir(proto)
+    graph.graph.meta[_REWRITTEN] = adopted
     _attach_weights(graph, proto, spans, view)
     _check_inputs(graph)
     simplify(graph, caps)
     check_finite(graph)
     return graph
+
+
+def _adopted(proto: onnx.ModelProto, spans: dict[int, Span], view: memoryview, caps: Caps) -> Mapping[str, int]:
+    """Bring what only ONNX Runtime knows into the standard as far as it goes; see `adopt`."""
+
+    def infer(given: onnx.ModelProto) -> onnx.ModelProto:
+        bare = _without_large_weights(given, spans)
+        check_elements(_shapes(_inferred_without_slices(bare)), caps)
+        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
+
+    def content(whole: bool) -> bytes:  # noqa: FBT001
+        if not whole:
+            return bytes(_without_large_weights(proto, spans).SerializeToString(deterministic=True))
+        copied = onnx.ModelProto()
+        copied.CopyFrom(proto)
+        weights = {proto.graph.initializer[i].name: view[span.start : span.stop] for i, span in spans.items()}
+        return b"".join(assembled(copied, weights))
+
+    return adopt(proto, infer, content)
 
 
 def _parse(bare: bytes) -> onnx.ModelProto:
@@ -117,6 +150,13 @@ def _forget_negative_axes(proto: onnx.ModelProto) -> None:
             for axis in value.type.tensor_type.shape.dim:
                 if axis.dim_value < 0:
                     axis.ClearField("dim_value")
+
+
+def _free_initializers(proto: onnx.ModelProto) -> None:
+    """Raise an IR version that wants all initializers among the inputs; ONNX Runtime saves such files without."""
+    listed = {value.name for value in proto.graph.input}
+    if proto.ir_version < _FREE_INITIALIZERS and any(held.name not in listed for held in proto.graph.initializer):
+        proto.ir_version = _FREE_INITIALIZERS
 
 
 def _check_spans(proto: onnx.ModelProto, spans: dict[int, Span]) -> None:

@@ -43,7 +43,10 @@ def open_batch(graph: ir.Model) -> ir.Model:
     for node in opened.graph:
         if node.op_type == "Reshape" and not node.attributes.get_int("allowzero", 0):
             _follow_input(node, batch)
-    ends = [*opened.graph.inputs, *opened.graph.outputs]
+    beyond = [
+        value for node in opened.graph if node.domain for value in node.outputs
+    ]  # onnx would not infer these anew
+    ends = [*opened.graph.inputs, *opened.graph.outputs, *beyond]
     for value in ends:
         if _first(value) == batch:
             _set_first(value, AXIS)

@@ -15,6 +15,8 @@ from workers.pruning.graph.constants import UNKNOWN_NAME, fold_constants
 OBSERVED: Final = "espalier.shapes"  # key of the metadata: shapes that were seen, as `observed` notes them
 BATCH: Final = "batch"  # there, the first length of the first input
 
+NO_LENGTHS: Final[Mapping[str, int]] = {}
+
 Shapes = Mapping[str, tuple[int | None, ...]]
 
 NOMINAL_SIDE: Final = 224
@@ -66,10 +68,13 @@ def infer_shapes(graph: ir.Model) -> None:
 
 
 def forget_shapes(graph: ir.Model) -> None:
-    """Drop the shapes of all values between inputs and outputs in place, so that they are inferred anew after a cut."""
+    """Drop the shapes of all values between inputs and outputs in place, so that they are inferred anew after a cut.
+
+    What nodes give that onnx does not know keeps its shape, since it could not be inferred again.
+    """
     for node in graph.graph.all_nodes():
         for value in node.outputs:
-            if not value.is_graph_output():
+            if not value.is_graph_output() and not node.domain:
                 value.shape = None
 
 
@@ -113,13 +118,15 @@ def _with_nominal_lengths(
 def _shapes_at(graph: ir.Model, length: Callable[[int, int], int | None]) -> dict[str, tuple[int | None, ...]]:
     proto = proto_without_weights(graph)
     feeds = {value.name for value in graph.graph.inputs}
+    named: dict[str, int] = {}
     for value in proto.graph.input:
         axes = value.type.tensor_type.shape.dim
         for axis, dimension in enumerate(axes):
             chosen = None if dimension.HasField("dim_value") else length(axis, len(axes))
             if value.name in feeds and chosen is not None:
+                named.setdefault(dimension.dim_param, chosen)
                 dimension.dim_value = chosen
-    _forget_inferred(proto)
+    _forget_inferred(proto, named)
     inferred = _inferred(proto)
     found = _found(inferred)
     if any(None in found.get(name, (None,)) for node in graph.graph for name in _named(node)):
@@ -136,10 +143,19 @@ def _named(node: ir.Node) -> list[str]:
     return [value.name for value in node.outputs if value.name and (value.uses() or value.is_graph_output())]
 
 
-def _forget_inferred(proto: onnx.ModelProto) -> None:
+def _forget_inferred(proto: onnx.ModelProto, named: Mapping[str, int] = NO_LENGTHS) -> None:
+    """Drop all shapes but those of inputs and of what nodes give that onnx does not know, with named lengths put in."""
+    beyond = {name for node in proto.graph.node if node.domain not in {"", "ai.onnx"} for name in node.output}
+    kept = [value for value in proto.graph.value_info if value.name in beyond]
+    for value in kept:
+        for axis in _axes(value):
+            if axis.dim_param in named:
+                axis.dim_value = named[axis.dim_param]
     del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
     for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.name not in beyond:
+            value.type.tensor_type.ClearField("shape")
 
 
 def _forget_unknown(proto: onnx.ModelProto) -> None:

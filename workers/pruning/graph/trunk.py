@@ -22,6 +22,7 @@ from workers.pruning.graph.values import (
     has_open_length,
     input_symbols,
     is_float,
+    operator,
     reads,
     set_outputs,
 )
@@ -153,7 +154,7 @@ class _Search:
         felt = self._felt()
         self._unfelt = self._alive - felt - self._sized
         self.inner = self._ends(felt)
-        self.stops = tuple((node.name or "", node.op_type) for node in self._graph if self._stops(node))
+        self.stops = tuple((node.name or "", operator(node)) for node in self._graph if self._stops(node))
 
     def near(self) -> set[ir.Node]:
         """The nodes that what is kept is computed from."""

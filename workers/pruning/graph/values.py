@@ -85,6 +85,11 @@ def is_float(value: ir.Value) -> bool:
     return value.dtype in FLOATS
 
 
+def operator(node: ir.Node) -> str:
+    """What a node does, with the domain where it is not of the standard."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
 def reads(node: ir.Node) -> tuple[ir.Value | None, ...]:
     """What a node reads: its inputs, then what its bodies take from around them, each once."""
     waiting = bodies(node)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from workers.pruning.graph.head import added_outputs
 from workers.pruning.graph.shapes import Shapes
-from workers.pruning.graph.values import reads
+from workers.pruning.graph.values import operator, reads
 from workers.pruning.groups.labels import NotUnderstood, fixed
 from workers.pruning.groups.propagation import Propagation, Tag
 from workers.pruning.groups.rules.table import RULES
@@ -36,7 +36,7 @@ def propagate(graph: ir.Model, *, heads_of: Propagation | None = None, shapes: S
 
 def _visit(state: Propagation, node: ir.Node) -> None:
     if node.domain not in {"", "ai.onnx"}:
-        _barrier(state, node, f"operator {node.domain}.{node.op_type} is not known")
+        _barrier(state, node, f"operator {operator(node)} is of no standard and not followed")
         return
     rule = RULES.get(node.op_type)
     if rule is None:

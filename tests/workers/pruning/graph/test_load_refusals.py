@@ -277,17 +277,6 @@ def test_functions_that_expand_without_end_are_refused():
         load(model.SerializeToString())
 
 
-def test_a_custom_operator_is_refused_by_name():
-    """With its node and its domain."""
-    model = proto(CHAIN)
-    model.opset_import.add(domain="com.microsoft", version=1)
-    model.graph.node[1].domain = "com.microsoft"
-    model.graph.node[1].op_type = "FusedConv"
-
-    with pytest.raises(InvalidGraph, match=r"custom operator domain; at node 'relu1'; found com.microsoft::FusedConv"):
-        load(model.SerializeToString())
-
-
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["conv1_w", "fc_b"])
 def test_weights_that_are_not_finite_are_named(name, number):
