@@ -31,12 +31,13 @@ each, by torch's legacy and dynamo exporters, BatchNormalization folded and kept
 - *what stays*: nodes that freeze channels, with the reason; layers whose channels are merely tied to these, or are
   outputs of the network, are counted behind.
 
-What cannot go in `shufflenet_v1`: between two convolutions of G groups, a shuffle deals the E hidden channels of each
-group in front to the groups behind in runs of G. Where G divides E, E / G runs fill a group and runs at the same place
-of every group go together. Here 3 groups of 4 are shuffled: runs lie across the border between two groups, and no
-part of the 12 channels takes the same positions from each group, so both blocks keep their hidden channels; the stream
-goes by its 8 positions in all groups. Filters have one list of positions for all groups, so different positions from
-different groups, equally many, could only go if channels were put in another order.
+In `shufflenet_v1` a shuffle deals the E hidden channels of each of G groups in front to the groups behind, one of each
+group in turns. Filters list what they read once for all groups, so the same positions go from each group behind; what
+they make they list one by one, so that different channels may go from each group in front, as long as they are equally
+many. Where G and E have no common divisor, as for the 3 groups of 4 here, one position behind takes one channel from
+each group in front, and E units can go; with d as common divisor, d positions go together. The shuffle, which is a
+table in the file that loses whole rows or columns only, becomes a Gather of the channels; in ONNX Runtime, blocks of
+60, 120 and 240 channels took 0.95 to 0.98 of their time with it (paired medians of 400 runs).
 
 | network | exporter | groups | units | prunable | minimum | what stays |
 |---|---|---|---|---|---|---|

@@ -77,8 +77,9 @@ def conv(g: Growth) -> None:
 
 def grouped(g: Growth) -> None:
     source, channels, side = g.pick(lambda channels, _: channels % 2 == 0)
-    groups = 2 if channels % 2 == 0 and g.number(0, 1) else channels
-    outputs = groups * g.number(1, 3)
+    divisors = [count for count in (2, 3) if channels % count == 0] if g.number(0, 1) else []
+    groups = divisors[g.number(0, len(divisors) - 1)] if divisors else channels
+    outputs = groups * g.number(1, 4)
     kernel = g.weight(outputs, channels // groups, 3, 3)
     g.add(g.node("Conv", source, kernel, pads=[1] * 4, group=groups), outputs, side)
 
@@ -163,11 +164,24 @@ def padded(g: Growth) -> None:
 
 def shuffled(g: Growth) -> None:
     source, channels, side = g.pick(lambda channels, _: channels % 2 == 0)
-    groups = 2 if channels % 2 == 0 else channels
+    groups = next((count for count in (2, 3) if channels % count == 0), channels)
     one = g.constant(np.asarray([0, groups, channels // groups, side, side], np.int64))
     two = g.constant(np.asarray([0, channels, side, side], np.int64))
     value = g.node("Transpose", g.node("Reshape", source, one), perm=[0, 2, 1, 3, 4])
     g.add(g.node("Reshape", value, two), channels, side)
+
+
+def dealt(g: Growth) -> None:
+    """A shuffle between two convolutions of as many groups, which may or may not divide the channels of each."""
+    source, channels, side = g.pick(lambda channels, _: channels % 6 == 0)
+    groups, each = g.number(2, 4), g.number(2, 6)
+    wide = g.node("Conv", source, g.weight(2 * groups, channels, 1, 1))
+    hidden = g.node("Conv", wide, g.weight(groups * each, 2, 1, 1), group=groups)
+    opened = g.node("Reshape", hidden, _ints(g, 0, groups, each, side, side))
+    turned = g.node("Transpose", opened, perm=[0, 2, 1, 3, 4])
+    closed = g.node("Relu", g.node("Reshape", turned, _ints(g, 0, groups * each, side, side)))
+    made = g.number(2, 4)
+    g.add(g.node("Conv", closed, g.weight(groups * made, each, 1, 1), group=groups), groups * made, side)
 
 
 def pixels(g: Growth) -> None:
@@ -298,7 +312,7 @@ def _ints(g: Growth, *entries: int) -> ir.Value:
 STEPS: tuple[Callable[[Growth], None], ...] = (
     conv, conv, conv, grouped, transposed, normalised, normalised, activation, activation, scaled, summed, summed,
     joined, joined, divided, sliced, picked, padded, shuffled, pixels, pooled, raised, excited, attended, opaque,
-    repeated, chosen, reduced, bounded, multiplied, layered,
+    repeated, chosen, reduced, bounded, multiplied, layered, dealt,
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ WIDTHS = {
     "wide_resnet": [4, 16, 16, 16, 32, 32, 32],  # the first sum starts at 16, behind a projection
     # 16 channels in 4 groups of 4 go by whole groups, 32 in 4 groups of 8 by position in all groups.
     "resnext": [16, 4, 32, 8, 8, 64],
+    "shufflenet_v1": [8, 4, 4, 32],  # 3 groups: positions of the stream, positions of both hidden layers
     "densenet": [16, *[16, 8] * 3, 20, *[16, 8] * 3],
     "mobilenet_v2": [8, 48, 16, 96, 96, 24, 64],
     "mnasnet": [8, 6, 36, 10, 60, 30, 4, 12, 36, 4, 40],

@@ -9,6 +9,7 @@ from workers.pruning.graph.constants import fold_constants
 from workers.pruning.graph.sequences import split_without_sequences
 from workers.pruning.graph.shapes import infer_shapes
 from workers.pruning.graph.sharing import unshare_initializers, value_names
+from workers.pruning.graph.shuffles import gather_shuffles
 from workers.pruning.graph.values import constant, fresh_name, initializer, integer, opset
 from workers.pruning.types import AnyArray
 
@@ -21,10 +22,11 @@ _OPTIONAL_BIAS = {"Conv": 2, "ConvTranspose": 2}
 def simplify(graph: ir.Model, caps: Caps) -> None:
     """Bring a checked graph into the form that every stage expects.
 
-    Ensures: no functions; one standard domain; no initializer among the inputs; unique node names; no Constant and (but
-    at an output) no Identity node; what can be known is an initializer; no concatenation with zeros and no all-zero
-    convolution bias; no dead node or unused initializer; every (node, input) has its own initializer, but for layers
-    that are applied several times; shapes inferred.
+    Ensures: no functions; one standard domain; no initializer among the inputs; unique node names; no Constant and
+    (but at an output) no Identity node; what can be known is an initializer; no concatenation with zeros, no
+    all-zero convolution bias and no shuffle by Reshapes in front of a grouped convolution; no dead node or unused
+    initializer; every (node, input) has its own initializer, but for layers that are applied several times; shapes
+    inferred.
 
     Raises:
         GraphTooLarge: folding or un-sharing would exceed the caps.
@@ -45,6 +47,7 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
         seen = _structure(graph)
     split_without_sequences(graph)
     pad_for_zeros(graph)
+    gather_shuffles(graph)
     drop_zero_biases(graph)
     remove_dead(graph)
     unshare_initializers(graph, caps)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.groups.even import tie_uneven
 from workers.pruning.groups.labels import FIXED, Labels
 from workers.pruning.groups.propagation import Propagation
 from workers.pruning.types import IntArray
@@ -22,11 +23,12 @@ def settle(state: Propagation) -> IntArray:
     """Tie labels until no tensor holds classes that are not whole slices of one axis; give the class of every label.
 
     A tensor whose classes change along several axes keeps the axis with the most different slices; across the others
-    its labels are tied. Classes that fill a whole tensor are frozen, since a tensor cannot be emptied.
+    its labels are tied. Classes that would leave the groups of a convolution unequal are tied as well, see `even`.
+    Classes that fill a whole tensor are frozen, since a tensor cannot be emptied.
     """
     several = [labels for labels in _distinct(state) if len(labels.varying) > 1]
     roots = state.ties.roots()
-    while _tie_across(state, several, roots):
+    while tie_uneven(state, roots) or _tie_across(state, several, roots):
         roots = state.ties.roots()
     for labels in _distinct(state):
         classes = roots[labels.compact]

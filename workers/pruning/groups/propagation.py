@@ -43,6 +43,7 @@ class Propagation:
         self.has_heads = False  # whether there may be any: a product of activations with leading axes, or such a layer
         self.labels: dict[ir.Value, Labels] = {}
         self.ties = Ties()
+        self.even: list[IntArray] = []  # a row of labels for each group of a convolution, which lose equally many
         self.tags: list[Tag] = []
         self.frozen: dict[str, Frozen] = {}
         self.shapes = _shapes_at_one(graph, shapes)

@@ -11,6 +11,7 @@ from workers.pruning.groups.rules.arguments import array, given, integer, is_wei
 from workers.pruning.groups.rules.elementwise import join
 from workers.pruning.types import IntArray, Role
 
+_LIMIT = 1 << 24  # channels times groups; above it the same positions go in every group
 _MATRIX = 2  # axes of a matrix; axes in front of them are heads, or samples
 
 
@@ -109,11 +110,18 @@ class _Filters:
         return made
 
     def _inside_groups(self, source: IntArray) -> IntArray:
-        """The number of groups stays; the same positions go in every group."""
+        """The number of groups stays; the same positions are read in every group, and equally many go from each.
+
+        Filters list what they read once for all groups, and what they make one by one. Those of a transposed
+        convolution do it the other way round; there the same positions go on both sides.
+        """
         read = source.reshape(self.groups, self.inputs)
         made = self.state.ties.fresh(self.groups * self.outputs).reshape(self.groups, self.outputs)
         self.state.ties.unite(read, read[:1])
-        self.state.ties.unite(made, made[:1])
+        if self.transposed or self.outputs == 1 or made.size * self.groups > _LIMIT:
+            self.state.ties.unite(made, made[:1])
+        else:
+            self.state.even.append(made)
         self._tag(self._in_axis, Role.CONSUME, read.reshape(-1) if self.transposed else read[0])
         self._tag(self._out_axis, Role.PRODUCE, made[0] if self.transposed else made.reshape(-1))
         return made.reshape(-1)
