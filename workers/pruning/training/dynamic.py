@@ -23,7 +23,7 @@ from workers.pruning.training.data import Samples
 from workers.pruning.training.loop import NUM_PROBES, CurvePoint
 from workers.pruning.training.memory import BYTES, MemoryModel, Saved, measure
 from workers.pruning.training.objective import Objective, roles
-from workers.pruning.training.optimizer import optimizer_of
+from workers.pruning.training.optimizer import Descent, optimizer_of
 from workers.pruning.training.probing import LARGEST_GRADIENT, RATE_BATCHES, bearable_rate, completed
 from workers.pruning.training.recipe import Recipe
 from workers.pruning.types import AnyArray, IntArray, Json, Memo, Run
@@ -109,7 +109,7 @@ class DynamicTrainer:
         progress = self.progress
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         indices = self._indices(progress.samples, progress.batch_size)
         held = None
         if measured:
@@ -176,7 +176,7 @@ class DynamicTrainer:
         return self._network.initializers
 
     @property
-    def optimiser(self) -> torch.optim.SGD:
+    def optimiser(self) -> Descent:
         """The optimiser of the present network."""
         return self._optimizer
 

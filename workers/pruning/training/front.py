@@ -16,6 +16,7 @@ from workers.pruning.graph.renormalise import fold_all
 from workers.pruning.graph.values import is_float, sample_elements
 
 LARGEST_SHARE: Final = 2 / 3  # of the values of a sample that may stay
+NUM_SAMPLES: Final = 128
 LARGEST_ERROR: Final = 0.15  # mean square, of the variance that the original has there
 
 Observer = Callable[[Sequence[torch.Tensor | None], Sequence[torch.Tensor]], None]
@@ -27,14 +28,17 @@ class Front:
 
     nodes: frozenset[str] = frozenset()
     initializers: frozenset[str] = frozenset()
+    end: str = ""  # the value that leads on
 
-    def still(self, graph: ir.Model) -> GraphModule:
-        """The graph ready to train behind the front, which is run with its normalisations folded."""
-        module = GraphModule(fold_all(graph, within=self.nodes) if self.nodes else graph)
-        for name, tensor in module.initializers.items():
-            if name in self.initializers:
-                tensor.requires_grad = False
-        return module
+    def apart(self, graph: ir.Model) -> tuple[GraphModule, GraphModule]:
+        """The front as it stays, with its normalisations folded, and what is behind it, ready to train."""
+        folded, end = fold_all(graph, within=self.nodes), self.end
+        maker = next(node for node in graph.graph if node.outputs[0].name == end)
+        if maker.op_type == "BatchNormalization" and maker.inputs[0] is not None:  # folded: what it read is the end
+            end = maker.inputs[0].name or ""
+        front = _between(folded, [value.name or "" for value in graph.graph.inputs], [end])
+        rest = _between(graph, [self.end], [value.name or "" for value in graph.graph.outputs])
+        return GraphModule(front, trainable=False).eval(), GraphModule(rest)
 
     def write_back(self, module: GraphModule, graph: ir.Model) -> ir.Model:
         """Return a new graph with the values that were trained."""
@@ -57,10 +61,13 @@ def find_front(
     twins = {node.outputs[0].name: node.name or "" for node in original.graph}
     shapes = {value.name: list(value.shape or ()) for node in original.graph for value in node.outputs}
     ends = [end for end in _ends(graph) if shapes.get(end.value.name) == list(end.value.shape or ())]
+    inputs = [each[:NUM_SAMPLES] for each in inputs]
     here = _seen(modules[0].eval(), [end.node for end in ends], inputs)
     there = _seen(modules[1].eval(), [twins.get(end.value.name, "") for end in ends], inputs)
-    near = [end for end, a, b in zip(ends, here, there, strict=True) if _error(a, b) <= LARGEST_ERROR]
-    return _front(graph, near[-1].length) if near else Front()
+    for end, a, b in reversed(list(zip(ends, here, there, strict=True))):
+        if _error(a, b) <= LARGEST_ERROR:
+            return _front(graph, end)
+    return Front()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +98,20 @@ def _ends(graph: ir.Model) -> list[_End]:
     return ends
 
 
-def _front(graph: ir.Model, length: int) -> Front:
-    nodes = list(graph.graph)[:length]
+def _between(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+    """The part of a graph that makes some values from others."""
+    return ir.Model(ir.convenience.extract(graph.graph, inputs, outputs), ir_version=graph.ir_version)
+
+
+def _front(graph: ir.Model, end: _End) -> Front:
+    nodes = list(graph.graph)[: end.length]
     names = frozenset(node.name or "" for node in nodes)
     stored = {value for node in nodes for value in node.inputs if value is not None and value.is_initializer()}
     folded = {node.name for node in fold_all(graph, within=names).graph if node.op_type == "BatchNormalization"}
     if folded & names or any(use.node.name not in names for value in stored if is_float(value) for use in value.uses()):
         return Front()
-    return Front(nodes=names, initializers=frozenset(value.name or "" for value in stored))
+    held = frozenset(value.name or "" for value in stored)
+    return Front(nodes=names, initializers=held, end=end.value.name or "")
 
 
 def _seen(module: GraphModule, nodes: Sequence[str], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -38,6 +38,7 @@ SECONDS_BETWEEN_RECORDS: Final = 10.0
 RECORD_SHARE: Final = 0.05  # of the time at most, however large the weights are
 NUM_PROBES: Final = 256  # training samples that decide views and precision, and whether training helped
 NUM_CURVE_POINTS: Final = 100
+KEPT_BYTES: Final = 512 << 20  # of what layers behind the front read, for views that are seen again
 SMALLEST_BATCH: Final = 8  # that is tried where memory runs out
 VIEW_STREAM: Final = 202  # these keep draws apart from others of the same seed
 DROPOUT_STREAM: Final = 203
@@ -172,12 +173,15 @@ class _Trainer:
         self.recipe = completed(recipe, self._teacher, self._probes, run.device)
         self._answers = self._outputs(self._teacher, self._probes)
         self._objective = Objective(self.recipe, self._answers, roles(student))
-        self._known: dict[int, Tensors] = {}  # what the original answers to a view that is seen again
+        self._known: dict[int, tuple[Tensors, Tensors]] = {}  # of views that are seen again: what the network reads
+        self._room = KEPT_BYTES  # and what the original answers
         self._student = _placed(GraphModule(student), run.device)
         self._front = self._nearly_right(answering)
+        self._leading: GraphModule | None = None
         if self._front.nodes:
-            self._student = _placed(self._front.still(student), run.device)
+            self._leading, self._student = (_placed(part, run.device) for part in self._front.apart(student))
             self.recipe = replace(self.recipe, frozen=len(self._front.nodes))
+        self._probes_led = self._led(self._probes)
         if may_lower_rate:
             self.recipe = self._bearable()
         self._optimizer = optimizer_of(self._student, self.recipe)
@@ -218,7 +222,7 @@ class _Trainer:
         rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         total = self._loss(*self._lesson(self._step % -(-recipe.steps // recipe.passes)))
         if self._pull is not None:
             distances = torch.stack([(weight - anchor).square().sum() for weight, anchor in self._anchors])
@@ -246,15 +250,29 @@ class _Trainer:
             return find_front(self._graph, answering, (self._student, self._teacher), self._probes)
 
     def _lesson(self, number: int) -> tuple[Tensors, Tensors, torch.Tensor | None]:
-        """A view of some samples, what the original answers where the loss asks for it, and the labels."""
+        """What is trained reads of a view of some samples, what the original answers if it is asked, and the labels."""
         indices = self._indices(number)
-        inputs = self._viewed(self._inputs(indices), number)
-        answers = self._known.get(number)
-        if answers is None:
-            answers = self._outputs(self._teacher, inputs) if self.recipe.distillation > 0 else ()
-            if self.recipe.passes > 1:
-                self._known[number] = answers
-        return inputs, answers, self._labels(indices)
+        read, answers = self._known.get(number, ((), ()))
+        if not read:
+            view = self._viewed(self._inputs(indices), number)
+            if self.recipe.distillation > 0 and not answers:
+                answers = self._outputs(self._teacher, view)
+            read = self._led(view)
+            self._keep(number, read, answers)
+        return read, answers, self._labels(indices)
+
+    def _led(self, inputs: Tensors) -> Tensors:
+        """What the layers behind the front read."""
+        return inputs if self._leading is None else self._outputs(self._leading, inputs)
+
+    def _keep(self, number: int, read: Tensors, answers: Tensors) -> None:
+        """Remember what a view that is seen again is made of, as long as there is room."""
+        if self.recipe.passes == 1:
+            return
+        size = sum(tensor.nbytes for tensor in read)
+        stays = size <= self._room
+        self._room -= size if stays else 0
+        self._known[number] = (read if stays else (), answers)
 
     def _loss(self, inputs: Tensors, taught: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
         """The loss of a batch in training mode."""
@@ -278,7 +296,7 @@ class _Trainer:
         self._student.eval()
         labels = self._labels(np.arange(len(self._probes[0]), dtype=np.int64))
         with torch.no_grad():
-            outputs = self._outputs(self._student, self._probes)
+            outputs = self._outputs(self._student, self._probes_led)
             return self._objective(outputs, self._answers, labels).item()
 
     def _bearable(self) -> Recipe:

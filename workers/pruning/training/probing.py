@@ -15,6 +15,8 @@ LARGEST_GRADIENT: Final = 10.0  # norm; ResNet-56 at half its MACs has 3 to 4, n
 RATE_BATCHES: Final = 3  # that the rate is tried on
 SAFETY: Final = 4.0  # a step of so many rates still has to lower the loss
 _HALVINGS: Final = 12
+_COMPARED: Final = 64  # samples that decide the precision
+_VIEWED: Final = 128  # and the views
 _NOISE: Final = 1e-3  # of a loss in the fast precision
 
 Loss = Callable[[], torch.Tensor]
@@ -25,21 +27,25 @@ def completed(recipe: Recipe, teacher: GraphModule | None, probes: Sequence[torc
     kind = precision.fastest(device)
     if teacher is None:
         return replace(recipe, precision=kind)
-    with torch.no_grad():
-        exact = teacher(*probes)
-        with precision.arithmetic(kind, device):
-            fast = exact if kind == precision.FLOAT32 else teacher(*probes)
-    borne = precision.bearable(exact, fast)
-    recipe = replace(recipe, precision=kind if borne else precision.FLOAT32)
+    if kind != precision.FLOAT32:
+        kind = kind if _is_borne(kind, teacher, probes, device) else precision.FLOAT32
+    recipe = replace(recipe, precision=kind)
     if not (recipe.head.is_classification and len(probes) == 1 and probes[0].ndim == 4):
         return recipe
-    with torch.no_grad(), precision.arithmetic(recipe.precision, device):
+    with torch.no_grad(), precision.arithmetic(kind, device):
         max_shift, flip = views.understood(
-            probes[0],
+            probes[0][:_VIEWED],
             lambda images: teacher(images)[0].argmax(dim=1),
-            answers=(fast if borne else exact)[0].argmax(dim=1),
         )
     return replace(recipe, max_shift=max_shift, flip=flip)
+
+
+def _is_borne(kind: str, teacher: GraphModule, probes: Sequence[torch.Tensor], device: str) -> bool:
+    few = [probe[:_COMPARED] for probe in probes]
+    with torch.no_grad():
+        exact = teacher(*few)
+        with precision.arithmetic(kind, device):
+            return precision.bearable(exact, teacher(*few))
 
 
 def bearable_rate(rate: float, network: torch.nn.Module, losses: Sequence[Loss]) -> float:
@@ -53,12 +59,18 @@ def bearable_rate(rate: float, network: torch.nn.Module, losses: Sequence[Loss])
     """
     statistics = [buffer.clone() for buffer in network.buffers()]
     smallest = rate / 2**_HALVINGS
-    allowed = _after(losses, (), 0.0) * (1.0 + _NOISE)
+    before, moves = 0.0, []
     for loss_of in losses:
         network.zero_grad(set_to_none=True)
-        loss_of().backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        loss = loss_of()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        before += loss.item()
         torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-        moved = [(each, each.detach().clone(), each.grad) for each in network.parameters() if each.grad is not None]
+        moves.append(
+            [(each, each.detach().clone(), each.grad) for each in network.parameters() if each.grad is not None]
+        )
+    allowed = before * (1.0 + _NOISE)
+    for moved in moves:
         while rate > smallest and not _after(losses, moved, SAFETY * rate) <= allowed:
             rate /= 2
     network.zero_grad(set_to_none=True)
