@@ -6,6 +6,7 @@ from onnx_ir.passes.common import InlinePass
 
 from workers.pruning.graph.caps import Caps
 from workers.pruning.graph.constants import fold_constants
+from workers.pruning.graph.copies import join_copies
 from workers.pruning.graph.sequences import split_without_sequences
 from workers.pruning.graph.shapes import infer_shapes
 from workers.pruning.graph.sharing import unshare_initializers, value_names
@@ -47,6 +48,7 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
         seen = _structure(graph)
     split_without_sequences(graph)
     pad_for_zeros(graph)
+    join_copies(graph)
     gather_shuffles(graph)
     drop_zero_biases(graph)
     remove_dead(graph)

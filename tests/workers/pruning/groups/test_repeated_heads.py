@@ -56,15 +56,22 @@ _FORMS = {
     "gather": "{0}r = Gather <axis = 1> ({0}, picked)",
     "tile": "{0}r = Tile ({0}, tile)",
     "concat": "{0}r = Concat <axis = 1> ({copies})",
+    "stack": "{stacked} {0}3 = Concat <axis = 2> ({stack}) {0}r = Reshape ({0}3, joined)",
 }
 
 
 def _text(form: str, *, heads: int, kept: int) -> str:
     times = heads // kept
-    repeats = {f"repeat_{name}": _FORMS[form].format(name, copies=", ".join([name] * times)) for name in ("k", "v")}
+    repeats = {f"repeat_{name}": _repeated(form, name, times) for name in ("k", "v")}
     indices = ",".join(str(head // times) for head in range(heads))
     numbers = {"wide": 4 * heads, "narrow": 4 * kept, "heads": heads, "kept": kept, "times": times}
     return _TEXT.format(**numbers, indices=indices, **repeats)
+
+
+def _repeated(form: str, name: str, times: int) -> str:
+    stack = [f"{name}s{index}" for index in range(times)]
+    stacked = " ".join(f"{each} = Unsqueeze ({name}, axis)" for each in stack)
+    return _FORMS[form].format(name, copies=", ".join([name] * times), stack=", ".join(stack), stacked=stacked)
 
 
 def _units(grouping: Grouping, weight: str, *, whole: bool) -> list[int] | None:
