@@ -513,9 +513,7 @@ FORMS: dict[str, Form] = {
         units=MIXING,
         named="CumSum",
     ),
-    "mean variance across": Form(
-        body=one("MeanVarianceNormalization", axes=[1, 2, 3]), units=MIXING, named="MeanVarianceNormalization"
-    ),
+    "mean variance across": Form(body=one("MeanVarianceNormalization", axes=[1, 2, 3])),
     "mean variance along": Form(body=one("MeanVarianceNormalization", axes=[0, 2, 3])),
     "einsum with a weight": Form(body=_einsum_weight, axes=-3),
     "einsum as a convolution": Form(body=_einsum_image),

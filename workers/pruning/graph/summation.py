@@ -26,6 +26,8 @@ def summed_axes(node: ir.Node, rank: int) -> list[int]:
         return [integer(node, "axis", -1) % rank]
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     listed = integers(node, "axes") if given is None else [int(axis) for axis in given.reshape(-1)]
+    if listed is None and node.op_type == "MeanVarianceNormalization":
+        listed = [0, 2, 3]
     if listed:
         return [axis % rank for axis in listed]
     return [] if integer(node, "noop_with_empty_axes", 0) else list(range(rank))

@@ -48,6 +48,27 @@ def _root_mean_square(surgeon: Surgeon, node: ir.Node, axis: int, kept: BoolArra
 
 def _mean_and_variance(surgeon: Surgeon, node: ir.Node, axis: int, kept: BoolArray) -> None:
     """With the mean of the k that stay in place of the others the mean is theirs, and the variance k / D of theirs."""
+    _fill(surgeon, node, axis, kept)
+    _rescale(surgeon, node, int(kept.sum()) / len(kept))
+
+
+def _unscaled(surgeon: Surgeon, node: ir.Node, axis: int, kept: BoolArray) -> None:
+    """The same where no scale is stored: the root of k / D is multiplied behind."""
+    _fill(surgeon, node, axis, kept)
+    output = node.outputs[0]
+    readers = [(use.node, use.idx) for use in output.uses()]
+    dtype = (output.dtype or ir.DataType.FLOAT).numpy()
+    held = surgeon.initializer(f"{node.name}_root", np.asarray(np.sqrt(kept.mean()), dtype))
+    scaled = ir.Value(name=f"{node.name}_scaled", shape=output.shape, type=output.type)
+    surgeon.graph.graph.insert_after(
+        node, ir.node("Mul", [output, held], name=f"{node.name}_scaling", outputs=[scaled])
+    )
+    for reader, index in readers:
+        reader.replace_input_with(index, scaled)
+
+
+def _fill(surgeon: Surgeon, node: ir.Node, axis: int, kept: BoolArray) -> None:
+    """Put the mean of the channels that stay in place of the others."""
     source = node.inputs[0]
     if source is None:
         return
@@ -62,7 +83,6 @@ def _mean_and_variance(surgeon: Surgeon, node: ir.Node, axis: int, kept: BoolArr
     fill = ir.node("Where", [here, source, average], name=f"{node.name}_filling", outputs=[filled])
     surgeon.graph.graph.insert_before(node, fill)
     node.replace_input_with(0, filled)
-    _rescale(surgeon, node, int(kept.sum()) / len(kept))
 
 
 def _average(surgeon: Surgeon, node: ir.Node, source: ir.Value, average: ir.Value) -> ir.Node:
@@ -117,5 +137,6 @@ RESTRICTIONS: Final[Mapping[str, Restrict]] = {
     **dict.fromkeys(MEANS, _mean),
     **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization"), _mean_and_variance),
     "LpNormalization": _sum,
+    "MeanVarianceNormalization": _unscaled,
     "RMSNormalization": _root_mean_square,
 }

@@ -40,7 +40,6 @@ FREEZING = {
     "[m] r = Softmax <axis = 1> (a)": ("", 17, {"m": MIXED}),
     "[m] r = Softmax <axis = 1> (a) # every axis from 1 on": ("", 11, {"m": MIXED}),
     "[m] r = LRN <size = 3> (a)": ("", 17, {"m": MIXED}),
-    "[m] r = MeanVarianceNormalization <axes = [1]> (a)": ("", 17, {"m": MIXED}),
     "[m] r = CumSum (a, one)": (", int64 one = {1}", 17, {"m": MIXED}),
     "[m] q = ArgMax <axis = 1> (a)\n[c] d = Cast <to = 1> (q)\n[s] r = Mul (a, d)": ("", 17, {"m": MIXED}),
     '[m] r = Einsum <equation = "nchw->nchw"> (a)': (
@@ -76,6 +75,7 @@ HARMLESS = {
     "[m] q = ReduceMean <axes = [2,3]> (a)\n[s] r = Sub (a, q)": ("", 17),
     "[m] q = ReduceMean <axes = [1]> (a)\n[s] r = Sub (a, q)": ("", 17),
     "[m] r = LpNormalization <axis = 1> (a)": ("", 17),
+    "[m] r = MeanVarianceNormalization <axes = [1]> (a)": ("", 17),
     "[m] r = LayerNormalization <axis = 1> (a, n_scale, n_b)": (
        ", float[12,8,8] n_scale, float[12,8,8] n_b", 17),
     "[m] q = Sigmoid (a)\n[s] r = Where (c, a, q)": (", bool[12,1,1] c = {1,0,1,0,1,0,1,0,1,0,1,0}", 17),

@@ -27,6 +27,7 @@ net (float[N,5,6] x) => (float[N,5,3] y)
 """
 LAYER_NORM = "[n] r = LayerNormalization <axis = -1, epsilon = 0.01> (a, n_scale, n_b)"
 RMS_NORM = "[n] r = RMSNormalization <axis = -1, epsilon = 0.01> (a, n_scale)"
+MEAN_VARIANCE = "[n] r = MeanVarianceNormalization <axes = [2]> (a)"
 BODIES = {
     LAYER_NORM: 17,
     "[n] r = LayerNormalization <axis = -1> (a, n_scale)": 17,
@@ -49,6 +50,7 @@ BODIES = {
     """s = ReduceSum (a, last)
        r = Sub (a, s)""": 17,
     "r = LpNormalization <axis = 2> (a)": 17,
+    MEAN_VARIANCE: 17,
 }
 
 
@@ -65,8 +67,10 @@ def test_the_cut_equals_the_masked_network(body: str, seed: int) -> None:
     assert 1e-4 >= check(mask(network, grouping, keep), cut(network, grouping, keep), seed=seed)
 
 
-@pytest.mark.parametrize(("body", "centred"), [(LAYER_NORM, 1.0), (RMS_NORM, 0.0)])
-def test_statistics_are_those_of_the_channels_that_stay(body: str, centred: float) -> None:
+@pytest.mark.parametrize(
+    ("body", "centred", "epsilon"), [(LAYER_NORM, 1.0, 0.01), (RMS_NORM, 0.0, 0.01), (MEAN_VARIANCE, 1.0, 0.0)]
+)
+def test_statistics_are_those_of_the_channels_that_stay(body: str, centred: float, epsilon: float) -> None:
     """By hand: channels 1, 4 and 5 are gone, and mean and variance divide by five."""
     network = graph(NET.format(body=body), header='<ir_version: 10, opset_import: ["" : 23]>')
     grouping = find(network)
@@ -75,7 +79,8 @@ def test_statistics_are_those_of_the_channels_that_stay(body: str, centred: floa
     held = {name: array.astype(np.float64) for name, array in weights(network).items()}
     a: FloatArray = (fed[0] @ held["in_w"] + held["in_b"])[..., stays]
     a = a - centred * a.mean(-1, keepdims=True)
-    a = a / np.sqrt((a**2).mean(-1, keepdims=True) + 0.01) * held["n_scale"][stays]
+    a = a / np.sqrt((a**2).mean(-1, keepdims=True) + epsilon)
+    a = a * held["n_scale"][stays] if "n_scale" in held else a
     shift = held["n_b"][stays] if "n_b" in held else 0.0
     expected = (a + shift) @ held["out_w"][stays]
 

@@ -87,8 +87,8 @@ def softmax(state: Propagation, node: ir.Node) -> None:
     _mixes(state, node, [first] if modern else range(first, labels.ndim))
 
 
-def divided_by_norm(state: Propagation, node: ir.Node) -> None:
-    """LpNormalization divides by a norm over the channels that are there."""
+def over_what_stays(state: Propagation, node: ir.Node) -> None:
+    """LpNormalization and MeanVarianceNormalization take their figures over the channels that are there."""
     state.put(node, state.input(node))
 
 
@@ -102,13 +102,6 @@ def cumulative(state: Propagation, node: ir.Node) -> None:
 def across_channels(state: Propagation, node: ir.Node) -> None:
     """LRN looks at neighbouring channels."""
     _mixes(state, node, [1])
-
-
-def mean_variance(state: Propagation, node: ir.Node) -> None:
-    """MeanVarianceNormalization over the axes that it lists."""
-    listed = node.attributes.get("axes")
-    axes = [0, 2, 3] if listed is None else [int(axis) for axis in listed.as_ints()]
-    _mixes(state, node, [axis_of(axis, state.input(node).ndim) for axis in axes])
 
 
 def _mixes(state: Propagation, node: ir.Node, axes: Sequence[int]) -> None:
