@@ -31,6 +31,9 @@ WIDTHS = {
     "mobilenet_v2": [8, 48, 16, 96, 96, 24, 64],
     "mnasnet": [8, 6, 36, 10, 60, 30, 4, 12, 36, 4, 40],
     "efficientnet_v2": [8, 32, 12, 48, 48, 3, 16, 64, 4, 64],
+    # Stem; inner and outer width of the block in front; local; stream of the unfolded patches; positions of heads,
+    # whole heads; hidden; lowered, joined; the last layer.
+    "mobilevit": [8, 32, 12, 12, 16, 8, 2, 32, 12, 12, 40],
     # A channel goes with its cheap copy; of 16 pairs one has lost its copy to the slice and stands alone.
     "ghostnet": [8, 15, 32],
     # 16 channels in 4 groups that are normalised together; 32 in a single group lose channels one by one.

@@ -1,10 +1,12 @@
 """Labels to classes: ties resolved until every class is a whole slice of one axis wherever it occurs."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
+from workers.pruning.graph.values import constant
 from workers.pruning.groups.even import tie_uneven
 from workers.pruning.groups.labels import FIXED, Labels
 from workers.pruning.groups.propagation import Propagation
@@ -74,5 +76,27 @@ def owner(labels: Labels, roots: IntArray) -> Line | None:
 
 
 def on_open_axis(value: ir.Value, line: Line) -> bool:
-    """Whether the axis has no fixed length in the file, so that a new length could not be written into it."""
-    return value.shape is None or not isinstance(value.shape[line.axis], int)
+    """Whether the axis has no fixed length in the file, so that a new length could not be written into it.
+
+    Nothing has to be written where channels lie beside samples on an axis that a Reshape leaves to be computed and
+    that only Transposes and Reshapes read, as when patches are unfolded.
+    """
+    if value.shape is not None and isinstance(value.shape[line.axis], int):
+        return False
+    producer = value.producer()
+    if producer is None or value.shape is None or value.is_graph_output():
+        return True
+    made = producer.op_type == "Transpose" or _entry(producer, line.axis) == _COMPUTED
+    read = all(use.node.op_type == "Transpose" or _entry(use.node, line.axis) not in {None, 0} for use in value.uses())
+    return not (made and read)
+
+
+def _entry(node: ir.Node, axis: int) -> int | None:
+    """What the constant target of a Reshape says of an axis; 1 behind its end, None for anything else."""
+    target = constant(node.inputs[1]) if node.op_type == "Reshape" and len(node.inputs) > 1 else None
+    if target is None:
+        return None
+    return int(target[axis]) if axis < len(target) else 1
+
+
+_COMPUTED: Final = -1

@@ -45,7 +45,7 @@ def _refresh_shapes(graph: ir.Model, planned: Plan) -> None:
             kept = planned.value(value)
             if kept is not None and value.shape is not None:
                 lengths = list(value.shape)
-                lengths[kept.axis] = kept.count
+                lengths[kept.axis] = kept.count if isinstance(lengths[kept.axis], int) else ir.SymbolicDim(None)
                 value.shape = ir.Shape(lengths)
 
 
