@@ -17,7 +17,7 @@ from workers.pruning.groups.explain import explain
 from workers.pruning.groups.find import find
 from workers.pruning.types import Cost, CostModel, Json, Metric, TensorSpec
 from workers.rehearsal import rehearse
-from workers.stops import origin_notes, stop_notes, tail_cost, trunk_of, with_tail
+from workers.stops import origin_notes, stop_notes, tail_cost, tail_frozen, trunk_of, with_tail
 
 DEFAULT_MIN_KEEP: Final = 0.1
 
@@ -43,7 +43,7 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
         "num_nodes": len(list(whole.graph)),
         "op_types": dict(sorted(Counter(operator(node) for node in whole.graph).items())),
         "prunable_groups": [{**group, "sensitivity": rehearsal.changes.get(str(group["id"]))} for group in groups],
-        "frozen": [{"node": entry.node, "reason": entry.reason} for entry in grouping.frozen],
+        "frozen": [{"node": entry.node, "reason": entry.reason} for entry in (*grouping.frozen, *tail_frozen(part))],
         "reachable": smallest_ratios(model, before + tail),
         "head": "classification" if outputs.is_classification else "other",
         "speed": rehearsal.speed,

@@ -30,9 +30,9 @@ from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
-from workers.pruning.types import Budget, Cost, Json, Metric, Phase, Run
+from workers.pruning.types import Budget, Cost, Frozen, Json, Metric, Phase, Run
 from workers.report.page import render
-from workers.stops import origin_notes, stop_notes, tail_cost, trunk_of, with_tail
+from workers.stops import origin_notes, stop_notes, tail_cost, tail_frozen, trunk_of, with_tail
 from workers.timed import Timed, Timer, in_lengths
 
 VERSION: Final = "0.1.0"
@@ -245,13 +245,17 @@ def _result(
         "facts": dict(outcome.facts),
         "finetune": result.finetune_json(outcome),
         "data": task.data.to_json(),
-        "frozen": [{"node": entry.node, "reason": entry.reason} for entry in task.grouping.frozen],
+        "frozen": [{"node": entry.node, "reason": entry.reason} for entry in _frozen(task)],
         "parity": {
             "torch_vs_runtime_max_abs": shipped.pruned.parity,
             "masked_vs_cut_max_abs": outcome.masked_vs_cut,
         },
         "measurements": [result.measurement_json(of, measured) for of, measured in latency.items()],
     }
+
+
+def _frozen(task: Task) -> tuple[Frozen, ...]:
+    return task.grouping.frozen + (() if task.trunk is None else tail_frozen(task.trunk))
 
 
 def _limit(target: Target, full: Cost, reached: Cost, timed: Timed) -> dict[str, Json]:

@@ -10,17 +10,23 @@ from typing import Final
 
 import onnx_ir as ir
 
-from workers.pruning.errors import PruningError
+from workers.pruning.errors import InvalidGraph, PruningError
 from workers.pruning.graph import cost
 from workers.pruning.graph.execute import foreign_nodes
 from workers.pruning.graph.head import inner_outputs
 from workers.pruning.graph.load import rewritten
 from workers.pruning.graph.observed import observed
-from workers.pruning.graph.open_batch import fixed_batch
+from workers.pruning.graph.open_batch import fixed_batch, open_batch
+from workers.pruning.graph.sizes import sized_by_data
 from workers.pruning.graph.trunk import Trunk, trunk
 from workers.pruning.graph.values import operator
-from workers.pruning.types import NOTHING, Cost, CostModel, Term
+from workers.pruning.graph.weights import is_parameter
+from workers.pruning.types import NOTHING, Cost, CostModel, Frozen, Term
 
+_OF_ANY_LENGTH: Final = "it lies behind a node that gives as much as the data make it, so its work is not known"
+_OF_NO_SAMPLE: Final = (
+    "it lies behind a node that no gradient passes, and no sample has a part of its own in what it gives"
+)
 _RELAYOUT: Final = "com.microsoft.nchwc"
 _RELAYOUT_ADVICE: Final = (
     f" Layers of {_RELAYOUT} hold their weights in the layout of one processor: send the network from before that "
@@ -32,12 +38,28 @@ _NAMED: Final = 3  # nodes of one operator that are listed by name
 def trunk_of(graph: ir.Model) -> Trunk:
     """Give the part of a network that can be scored and trained; the network itself where no gradient stops.
 
-    Shapes that only running the network tells are noted in the part.
+    Shapes that only running the network tells are noted in the part. Where a network for one image works for no other
+    batch, and gives rows that may be picked from that image, these and what only leads to them are left out.
     """
     foreign = foreign_nodes(graph)
     noted = observed(graph, foreign)
     part = trunk(noted, foreign)
+    if fixed_batch(graph) == 1 and any(_has_rows(value) for value in graph.graph.outputs) and not _opens(part.graph):
+        without = trunk(noted, foreign, picked=True)
+        part = without if _opens(without.graph) else part
     return part if noted is graph else replace(part, whole=graph)
+
+
+def _has_rows(value: ir.Value) -> bool:
+    return bool(value.shape) and value.shape is not None and value.shape[0] != 1
+
+
+def _opens(graph: ir.Model) -> bool:
+    try:
+        open_batch(graph)
+    except InvalidGraph:
+        return False
+    return True
 
 
 def tail_cost(part: Trunk) -> Cost:
@@ -69,6 +91,21 @@ def with_tail(model: CostModel, tail: Cost) -> CostModel:
         params=and_rest(model.params, tail.params),
         size_bytes=and_rest(model.size_bytes, tail.size_bytes),
     )
+
+
+def tail_frozen(part: Trunk) -> tuple[Frozen, ...]:
+    """Name the layers with weights that are not in the part, and why they stay."""
+    tail, sized = set(part.tail), sized_by_data(part.whole)
+    layers = [node for node in part.whole.graph if node.name in tail and _has_weights(node)]
+    reasons = [_OF_ANY_LENGTH if sized.intersection(node.outputs) else _OF_NO_SAMPLE for node in layers]
+    return tuple(
+        Frozen(node=node.name or "", op_type=node.op_type, reason=reason)
+        for node, reason in zip(layers, reasons, strict=True)
+    )
+
+
+def _has_weights(node: ir.Node) -> bool:
+    return any(value is not None and value.is_initializer() and is_parameter(value) for value in node.inputs)
 
 
 def origin_notes(graph: ir.Model) -> tuple[str, ...]:

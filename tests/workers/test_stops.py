@@ -16,7 +16,7 @@ from workers.pruning.graph.load import load
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.training.recipe import FinetuneSettings
 
-HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
+HEADER = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
 CONVS = (
     """float[16, 3, 3, 3] w1, float[16] b1, float[16, 16, 3, 3] w2, float[16] b2, float[8, 16, 3, 3] w3, float[8] b3"""
 )
@@ -74,11 +74,71 @@ BOXES = f"""boxes (float[1, 3, 8, 8] x, {CONVS}, float[6, 8, 1, 1] w4, float[6] 
   all = Squeeze (boxes)
   picked = Gather (all, flat)
 }}"""
+SECOND = """float[6, 8, 1, 1] w4, float[6] b4, float[16, 8, 3, 3] w5, float[16] b5, float[12, 16] w6, float[12] b6,
+  float[4, 12] w7, float[4] b7"""
+HEADS = """  g = Relu (f)
+  h = Conv (g, w4, b4)
+  i = Transpose <perm = [0, 2, 3, 1]> (h)
+  j = Reshape (i, rows)
+  boxes, logits = Split <axis = 2> (j, cuts)
+  p = Sigmoid (logits)
+  all = Squeeze (boxes, ax0)
+"""
+ROIS = """  rc = Conv (rois, w5, b5)
+  rr = Relu (rc)
+  rp = GlobalAveragePool (rr)
+  rf = Flatten (rp)
+  rg = Gemm <transB = 1> (rf, w6, b6)
+  ra = Relu (rg)
+  second = Gemm <transB = 1> (ra, w7, b7)
+}"""
+STAGES = f"""stages (float[1, 3, 8, 8] x, {CONVS}, {SECOND}) => (float[1, 64, 2] p, float[5, 4] second)
+  <int64[3] rows = {{1, 64, 6}}, int64[2] cuts = {{4, 2}}, int64[1] ax0 = {{0}}, int64[1] five = {{5}},
+   int64[5] image = {{0, 0, 0, 0, 0}}> {{
+{STACK}{HEADS}  best = ReduceMax <axes = [2], keepdims = 0> (p)
+  most, at = TopK (best, five)
+  row = Squeeze (at, ax0)
+  picked = Gather (all, row)
+  rois = RoiAlign <output_height = 3, output_width = 3> (g, picked, image)
+{ROIS}"""
+LEFT = f"""left (float[1, 3, 8, 8] x, {CONVS}, {SECOND}) => (float[1, 64, 2] p, float[k, 4] second)
+  <int64[3] rows = {{1, 64, 6}}, int64[2] cuts = {{4, 2}}, int64[1] ax0 = {{0}}, int64[1] last = {{2}},
+   int64[1] ax = {{1}}, int64 most = {{5}}, float iou = {{0.5}}, float low = {{0.5}}, int64[1] one = {{0}}> {{
+{STACK}{HEADS}  scores = Transpose <perm = [0, 2, 1]> (p)
+  which = NonMaxSuppression (boxes, scores, most, iou, low)
+  row = Gather <axis = 1> (which, last)
+  flat = Squeeze (row, ax)
+  picked = Gather (all, flat)
+  column = Gather <axis = 1> (which, one)
+  image = Squeeze (column, ax)
+  rois = RoiAlign <output_height = 3, output_width = 3> (g, picked, image)
+{ROIS}"""
+BEHIND = """  i = Conv <pads = [1, 1, 1, 1]> (q, v4, c4)
+  j = Relu (i)
+  k = Conv <pads = [1, 1, 1, 1]> (j, v5, c5)
+  l = Relu (k)
+  m = GlobalAveragePool (l)
+  o = Flatten (m)
+  y = Gemm <transB = 1> (o, v6, c6)
+}"""
+LAYERS = "float[16, 8, 3, 3] v4, float[16] c4, float[8, 16, 3, 3] v5, float[8] c5, float[5, 8] v6, float[5] c6"
+ENDS = f"(float[N, 3, 8, 8] x, {CONVS}, {LAYERS}) => (float[N, 5] y)"
+CONTRIB = f"""contrib {ENDS} {{
+{STACK}  q = com.microsoft.ScaledSiLU (f)
+{BEHIND}"""
+BRANCHED = f"""branched {ENDS} <float zero = {{0}}> {{
+{STACK}{BRANCH[BRANCH.index("  mean =") : BRANCH.index("  pooled =")]}{BEHIND}"""
+LOOPED = f"""looped {ENDS} <int64 n = {{3}}, bool go = {{1}}> {{
+{STACK}{LOOP[LOOP.index("  q =") : LOOP.index("  pooled =")]}{BEHIND}"""
 MAP = f"""map (float[N, 3, 8, 8] x, {CONVS}) => (int64[N, 1, 8, 8] y) {{
 {STACK}  g = Softmax <axis = 1> (f)
   y = ArgMax <axis = 1> (g)
 }}"""
-NETWORKS = {"tagger": TAGGER, "branch": BRANCH, "loop": LOOP, "boxes": BOXES, "map": MAP}
+NETWORKS = {
+    "tagger": TAGGER, "branch": BRANCH, "loop": LOOP, "boxes": BOXES, "map": MAP, "left": LEFT, "stages": STAGES,
+    "contrib": CONTRIB, "fused": LOOPED.replace("  j = Relu (i)", "  j = com.microsoft.Gelu (i)"),
+    "branched": BRANCHED, "looped": LOOPED,
+}  # fmt: skip
 HALF = PruneSpec(
     target_sets=((Target(metric="flops", ratio=0.5),),),
     options={"calibration_samples": 32},
@@ -88,8 +148,12 @@ HALF = PruneSpec(
 )
 
 
+def _content(name):
+    return to_bytes(seeded(HEADER + NETWORKS[name], seed=1))
+
+
 def _network(name):
-    return load(to_bytes(seeded(HEADER + NETWORKS[name], seed=1)))
+    return load(_content(name))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +176,7 @@ def unlabelled(dataset):
 
 def _pruned(name, spec, dataset, folder):
     """The result, the upload and what was made of it."""
-    (folder / "net.onnx").write_bytes(to_bytes(_network(name)))
+    (folder / "net.onnx").write_bytes(_content(name))
     result = prune(spec, network=folder / "net.onnx", dataset=dataset, out=folder, run=run_of())
     return result, onnx.load(folder / "net.onnx"), onnx.load(folder / "pruned.onnx")
 
@@ -128,6 +192,8 @@ def _pruned(name, spec, dataset, folder):
         ("loop", "No gradient passes Loop 'q': layers in front are scored by, and fine-tuned towards, what"),
         ("boxes", "Nothing is learned behind NonMaxSuppression 'which'"),
         ("map", "No gradient passes ArgMax 'y'"),
+        ("left", "Nothing is learned behind NonMaxSuppression 'which'"),
+        ("stages", "Nothing is learned behind Squeeze 'all', RoiAlign 'rois'"),
     ],
 )
 def test_half_of_the_work_goes_whatever_stops_the_gradient(name, said, unlabelled, tmp_path):
@@ -145,6 +211,58 @@ def test_half_of_the_work_goes_whatever_stops_the_gradient(name, said, unlabelle
     assert [node.name for node in old.graph.node] == [node.name for node in new.graph.node]
     assert any(warning.startswith(said) for warning in result["warnings"]) if said else True
     assert set(result["warnings"]) >= {warning for warning in analyse(_network(name))["warnings"] if said}
+
+
+@pytest.mark.parametrize("name", ["contrib", "branched", "looped"])
+def test_layers_on_both_sides_of_a_stop_are_pruned_and_learn(name, unlabelled, tmp_path):
+    """Those behind have gradients of the answers, those in front of what enters the stop; training lowers the loss."""
+    options = {**HALF.options, "compensate": False}  # which leaves little to learn
+    spec = replace(HALF, options=options, finetune=FinetuneSettings(steps=40, batch_size=16))
+    result, _, new = _pruned(name, spec, unlabelled, tmp_path)
+    widths = {layer["name"]: (layer["before"], layer["after"]) for layer in result["layers"]}
+    onnx.checker.check_model(new, full_check=True)
+
+    assert result["target_met"]
+    assert max(result["parity"].values()) < 1e-4
+    assert widths["d"][1] < 16
+    assert widths["i"][1] < 16
+    assert widths["f"] == (8, 8)  # what the stop reads stays
+    assert result["finetune"]["loss_after"] < result["finetune"]["loss_before"]
+    assert result["finetune"]["kept"]
+
+
+def test_layers_behind_what_the_data_size_are_named():
+    """With the reason: how much of them runs, and so what they cost, is not known."""
+    frozen = {entry["node"]: entry["reason"] for entry in analyse(_network("left"))["frozen"]}
+
+    assert {name for name, reason in frozen.items() if "as much as the data make it" in reason} == {
+        "rc",
+        "rg",
+        "second",
+    }
+
+
+def test_an_operator_of_onnx_runtime_alone_is_named_with_its_domain():
+    """As what stays, as what stops gradients, and as what is not counted."""
+    found = analyse(_network("contrib"))
+
+    assert {"node": "q", "reason": "operator com.microsoft::ScaledSiLU is of no standard and not followed"} in found[
+        "frozen"
+    ]
+    assert any("1 com.microsoft::ScaledSiLU. They stay" in warning for warning in found["warnings"])
+    assert any(warning.startswith("No gradient passes com.microsoft::ScaledSiLU 'q'") for warning in found["warnings"])
+    assert found["op_types"]["com.microsoft::ScaledSiLU"] == 1
+
+
+def test_what_was_rewritten_is_said_by_analysis_and_result(unlabelled, tmp_path):
+    """And the pruned network has the standard operators."""
+    result, _, new = _pruned("fused", HALF, unlabelled, tmp_path)
+    said = "rewritten in those of the ONNX standard, which give the same: 1 com.microsoft::Gelu"
+
+    assert any(said in warning for warning in result["warnings"])
+    assert any(said in warning for warning in analyse(_network("fused"))["warnings"])
+    assert "Erf" in {node.op_type for node in new.graph.node}
+    assert not [node for node in new.graph.node if node.domain]
 
 
 @pytest.mark.parametrize("name", ["loop", "boxes"])

@@ -21,6 +21,7 @@ from workers.pruning.graph.rewriting import FLOATS, NotKnownYet, Place, Surround
 _MAX_ROUNDS: Final = 8  # of rewriting and inference, which make each other possible
 _FATAL: Final = 4
 _LISTED: Final = 3  # operators that a message lists
+_MALFORMED: Final = (LookupError, StopIteration, TypeError, ValueError)  # what a node raises that is not what it says
 _TYPES: Final = {
     "tensor(float)": onnx.TensorProto.FLOAT,
     "tensor(float16)": onnx.TensorProto.FLOAT16,
@@ -158,7 +159,7 @@ def _rewritten(node: onnx.NodeProto, known: Surroundings, taken: set[str], named
     place = Place(node=node, known=known, taken=taken, named=named_nodes)
     try:
         rewrite(place)
-    except NotKnownYet:
+    except (NotKnownYet, *_MALFORMED):
         return None
     return place
 

@@ -116,8 +116,11 @@ def _adopted(proto: onnx.ModelProto, spans: dict[int, Span], view: memoryview, c
 
     def infer(given: onnx.ModelProto) -> onnx.ModelProto:
         bare = _without_large_weights(given, spans)
-        check_elements(_shapes(_inferred_without_slices(bare)), caps)
-        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
+        try:
+            check_elements(_shapes(_inferred_without_slices(bare)), caps)
+            return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+            raise InvalidGraph("The shapes of the graph cannot be inferred", actual=_summary(error)) from error
 
     def content(whole: bool) -> bytes:  # noqa: FBT001
         if not whole:

@@ -12,6 +12,7 @@ from workers.pruning.graph.open_batch import fixed_batch
 from workers.pruning.graph.runtime import Session, random_inputs
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.shapes import BATCH, OBSERVED, infer_shapes
+from workers.pruning.graph.sizes import sized_by_data
 from workers.pruning.graph.values import has_open_length, input_symbols, set_outputs
 from workers.pruning.graph.weights import clone
 from workers.pruning.types import AnyArray
@@ -22,11 +23,14 @@ _BATCHES = (2, 3)
 def observed(graph: ir.Model, names: frozenset[str]) -> ir.Model:
     """Return the graph with the shapes noted that the named nodes give, and all that follows from them inferred.
 
-    Only where onnx does not know them. Lengths that are the same for two batches are taken to be fixed, those that are
-    the batch to follow it. Comes back as it is where nothing is missing, or where it cannot be run on made-up inputs.
+    Only where onnx does not know them, and where they do not hang on the data (`sizes`). Lengths that are the same for
+    two batches are taken to be fixed, those that are the batch to follow it. Comes back as it is where nothing is
+    missing, or where it cannot be run on made-up inputs.
     """
     symbols = input_symbols(graph.graph)
-    missing = [v for node in graph.graph if node.name in names for v in node.outputs if _is_unknown(v, symbols)]
+    sized = sized_by_data(graph)
+    given = (value for node in graph.graph if node.name in names for value in node.outputs)
+    missing = [value for value in given if _is_unknown(value, symbols) and value not in sized]
     if not missing:
         return graph
     batch = fixed_batch(graph)

@@ -56,15 +56,21 @@ def infer_shapes(graph: ir.Model) -> None:
     """
     proto = proto_without_weights(graph)
     _forget_unknown(proto)
-    found = {
+    outer, *inner = _bodies(_inferred(proto).graph)
+    found, inside = _entries([outer]), _entries(inner)  # a name inside of a body may be another value's outside
+    for body in graph.graphs():
+        known = found if body is graph.graph else inside
+        for value in _values(body):
+            _take(value, known.get(value.name or ""))
+
+
+def _entries(bodies: Sequence[onnx.GraphProto]) -> dict[str, onnx.ValueInfoProto]:
+    return {
         entry.name: entry
-        for body in _bodies(_inferred(proto).graph)
+        for body in bodies
         for entries in (body.input, body.value_info, body.output)
         for entry in entries
     }
-    for body in graph.graphs():
-        for value in _values(body):
-            _take(value, found.get(value.name or ""))
 
 
 def forget_shapes(graph: ir.Model) -> None:

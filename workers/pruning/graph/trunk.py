@@ -15,12 +15,10 @@ import onnx_ir as ir
 from workers.pruning.graph.head import CARRIED, DECLARED, INNER, added_outputs
 from workers.pruning.graph.shapes import OBSERVED
 from workers.pruning.graph.simplify import remove_dead
+from workers.pruning.graph.sizes import sized_by_data
 from workers.pruning.graph.values import (
     all_values,
-    bodies,
     fresh_name,
-    has_open_length,
-    input_symbols,
     is_float,
     operator,
     reads,
@@ -29,7 +27,6 @@ from workers.pruning.graph.values import (
 from workers.pruning.graph.weights import clone, is_parameter
 
 _STEPPED: Final = frozenset({"Ceil", "Floor", "Round", "Sign"})  # their derivative is zero
-_SIZED_BY_DATA: Final = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
 _ABOUT_SHAPES: Final = frozenset({"Shape", "Size"})  # what they read says nothing
 
 
@@ -48,13 +45,15 @@ class Trunk:
         return self.graph is self.whole
 
 
-def trunk(graph: ir.Model, foreign: frozenset[str]) -> Trunk:
+def trunk(graph: ir.Model, foreign: frozenset[str], *, picked: bool = False) -> Trunk:
     """Split a network where gradients stop; `foreign` names the nodes that torch has no function for.
+
+    With `picked`, what has rows that are picked from one image belongs to no sample: any first length but one.
 
     Outputs of the part are those of the network that hang on its weights through gradients, then the inner ones, then
     the others that the tail reads. Where nothing is stopped, the part is the network itself.
     """
-    found = _Search(graph, foreign)
+    found = _Search(graph, foreign, picked=picked)
     if not found.inner and (not found.dropped or not found.kept):
         return Trunk(whole=graph, graph=graph, stops=found.stops)
     near = found.near()
@@ -104,6 +103,7 @@ def restored(part: ir.Model, of: Trunk) -> ir.Model:
     added, wanted = added_outputs(part), [value.name for value in whole.graph.outputs]
     if of.tail:
         _attach(made, whole, frozenset(of.tail))
+        _reorder(made, [node.name for node in of.whole.graph])
     left = [value.name for value in made.graph.outputs if value.name not in added]
     set_outputs(made, wanted if added.intersection(wanted) or of.tail else left)
     for key in (INNER, CARRIED, OBSERVED):
@@ -125,6 +125,19 @@ def _attach(made: ir.Model, whole: ir.Model, tail: Container[str | None]) -> Non
     made.graph.extend(behind)
 
 
+def _reorder(graph: ir.Model, names: Sequence[str | None]) -> None:
+    """Put nodes where they were, with what is new in front of what stood behind it."""
+    place = {name: number for number, name in enumerate(names)}
+    nodes, last = list(graph.graph), len(place)
+    keys = []
+    for node in reversed(nodes):
+        last = place.get(node.name, last)
+        keys.append(last)
+    ordered = [node for _, node in sorted(zip(reversed(keys), nodes, strict=True), key=lambda pair: pair[0])]
+    graph.graph.remove(nodes)
+    graph.graph.extend(ordered)
+
+
 def _bring_weights(made: ir.Model, whole: ir.Model, nodes: Sequence[ir.Node]) -> None:
     """Move what the nodes hold to their new graph, under a name of its own where that is taken."""
     taken = {value.name or "" for value in all_values(made)}
@@ -135,24 +148,30 @@ def _bring_weights(made: ir.Model, whole: ir.Model, nodes: Sequence[ir.Node]) ->
         made.graph.register_initializer(value)
 
 
+def _not_one_each(graph: ir.Graph) -> set[ir.Value]:
+    """Values whose first axis has a known length other than one."""
+    values = {value for node in graph for value in node.outputs if value.shape}
+    return {value for value in values if value.shape and isinstance(value.shape[0], int) and value.shape[0] != 1}
+
+
 class _Search:
     """What is known of the values of a graph: what hangs on weights, what the outputs feel, what lies behind stops."""
 
-    def __init__(self, graph: ir.Model, foreign: frozenset[str]) -> None:
+    def __init__(self, graph: ir.Model, foreign: frozenset[str], *, picked: bool) -> None:
         self._graph, self._foreign = graph.graph, foreign
-        self._symbols = input_symbols(self._graph)
         self._batches = _batches(self._graph)
         self._alive: set[ir.Value] = set()
-        self._sized: set[ir.Value] = set()  # as long as the data make it
+        self._sized = sized_by_data(graph)
         self._behind: set[ir.Value] = set()  # a stop that torch does not run, or values of such lengths
         for node in self._graph:
             self._follow(node)
         outputs = list(self._graph.outputs)
         stopped = self._behind - self._alive
-        self.dropped = [value for value in outputs if value in self._sized or value in stopped]
+        self._loose = self._sized | _not_one_each(self._graph) if picked else self._sized
+        self.dropped = [value for value in outputs if value in self._loose or value in stopped]
         self.kept = [value for value in outputs if value not in self.dropped]
         felt = self._felt()
-        self._unfelt = self._alive - felt - self._sized
+        self._unfelt = self._alive - felt - self._loose
         self.inner = self._ends(felt)
         self.stops = tuple((node.name or "", operator(node)) for node in self._graph if self._stops(node))
 
@@ -177,13 +196,10 @@ class _Search:
         values = [value for value in reads(node) if value is not None]
         passes = node.name not in self._foreign and node.op_type not in _STEPPED
         alive = passes and any(value in self._alive or is_parameter(value) for value in values if is_float(value))
-        sized = _is_sized_by_data(node) or any(value in self._sized for value in values)
         behind = node.name in self._foreign or any(value in self._behind for value in values)
         for value in node.outputs:
             if alive and is_float(value):
                 self._alive.add(value)
-            if sized and has_open_length(value, self._symbols):
-                self._sized.add(value)
             if behind or value in self._sized:
                 self._behind.add(value)
 
@@ -235,14 +251,8 @@ class _Search:
         """Whether a gradient ends at a node: it stops it, is inside of one that does, or gives what no sample owns."""
         if node.op_type in _ABOUT_SHAPES:
             return False
-        return node.graph is not self._graph or not any(v in self._alive and v not in self._sized for v in node.outputs)
+        return node.graph is not self._graph or not any(v in self._alive and v not in self._loose for v in node.outputs)
 
     def _stops(self, node: ir.Node) -> bool:
         ends = any(value in self._unfelt for value in reads(node)) and self._is_far(node)
         return (node.name or "") in self._foreign or ends
-
-
-def _is_sized_by_data(node: ir.Node) -> bool:
-    if node.op_type in _SIZED_BY_DATA and not node.domain:
-        return True
-    return any(_is_sized_by_data(inner) for body in bodies(node) for inner in body)

@@ -115,3 +115,39 @@ def test_shapes_that_onnx_does_not_know_are_seen():
 
     assert [str(length) for length in shapes["j"]] == ["N", "4"]
     assert observed(noted, foreign_nodes(noted)) is noted
+
+
+def test_a_name_inside_of_a_body_may_be_that_of_a_later_value_outside():
+    """The counter of the loop is called as the layer behind it; each keeps its own type."""
+    body = """h2 = Loop (n, go, h) <body = b (int64 j, bool on, float[M, 4] s) => (bool more, float[M, 4] t) {
+        more = Identity (on)  t = Tanh (s) }>
+      j = Relu (h2)  y = Gemm (j, w2, b2)"""
+    graph = _graph("float[N, 4] y", body, "<int64 n = {3}, bool go = {1}>")
+    named = {value.name: str(value.dtype) for node in graph.graph for value in node.outputs}
+
+    assert named["j"] == "FLOAT"
+
+
+def test_rows_that_are_picked_from_one_image_are_no_samples():
+    """What is computed from them is the tail, though their number is known; what they are picked from is learned."""
+    text = f"""net (float[1, 4] x, {WEIGHTS}) => (float[1, 4] v, float[3, 4] y) <int64[3] rows = {{0, 0, 0}}> {{
+      a = Gemm (x, w1, b1)  h = Relu (a)  v = Gemm (h, w2, b2)
+      r = Floor (h)  i = Gather (r, rows)  y = Neg (i) }}"""
+    graph = load(to_bytes(seeded(HEADER + text)))
+    part = trunk(graph, foreign_nodes(graph), picked=True)
+
+    assert (_names(part.graph), part.tail) == (["v", "h"], ("r", "i", "y"))
+    assert _names(_split(graph).graph) == ["v", "y"]
+
+
+def test_nodes_come_back_in_their_order():
+    """A node of the tail that stood between those of the part stands there again."""
+    graph = _graph(
+        "float[k, 4] y, float[N, 4] v",
+        "z = NonZero (h)  i = Gather (z, first)  y = Gather (h, i)  v = Gemm (h, w2, b2)",
+        "<int64 first = {0}>",
+    )
+    part = _split(graph)
+
+    assert part.tail == ("z", "i", "y")
+    assert [node.name for node in restored(part.graph, part).graph] == [node.name for node in graph.graph]
