@@ -8,7 +8,7 @@ import torch
 
 from workers.pruning.compensation.walk import peak_bytes
 from workers.pruning.errors import InvalidDataset
-from workers.pruning.graph.feed import tensors
+from workers.pruning.graph.feed import has_fixed_batch, tensors
 from workers.pruning.types import AnyArray
 
 MOST_BYTES: Final = 2 * 2**30  # of values at a time
@@ -26,7 +26,7 @@ def fitting_inputs(
         raise InvalidDataset("compensation needs calibration inputs", actual=0, allowed="at least 1")
     first = graphs[0].graph.inputs
     room = max(1, MOST_BYTES // max(1, sum(peak_bytes(graph) for graph in graphs)))
-    fixed = first[0].shape is not None and isinstance(first[0].shape[0], int)
+    fixed = has_fixed_batch(graphs[0])
     inputs: dict[str, list[torch.Tensor]] = {value.name or "": [] for value in first}
     for batch in batches:
         length = len(batch[0]) if fixed else min(len(batch[0]), room)

@@ -34,6 +34,22 @@ def num_rows(num_inputs: int) -> int:
     return int(min(_MOST_ROWS, max(_FEWEST_ROWS, _ROW_BUDGET / num_inputs**2)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """What the primal form needs of n rows (x, y), each less a shift.
+
+    Shapes: shift_x (g, 1, d), shift_y (g, 1, m), sum_x (g, d), sum_y (g, m), xx (g, d, d), xy (g, d, m); sums float64.
+    """
+
+    count: int
+    shift_x: torch.Tensor
+    shift_y: torch.Tensor
+    sum_x: torch.Tensor
+    sum_y: torch.Tensor
+    xx: torch.Tensor
+    xy: torch.Tensor
+
+
 class Rows:
     """Rows of inputs and wanted outputs, kept as moments, or as they are when there are fewer rows than inputs."""
 
@@ -44,6 +60,15 @@ class Rows:
         self._shift: tuple[torch.Tensor, torch.Tensor] | None = None
         self._moments: list[torch.Tensor] = []
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @classmethod
+    def of(cls, moments: Moments, *, centred: bool) -> "Rows":
+        """Rows of which only the moments are known."""
+        rows = cls(moments.count, centred=centred)
+        rows.count = moments.count
+        rows._shift = (moments.shift_x, moments.shift_y)
+        rows._moments = [moments.sum_x, moments.sum_y, moments.xx, moments.xy]
+        return rows
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add rows: x (g, n, d), y (g, n, m). Products in float32 per call, sums in float64."""

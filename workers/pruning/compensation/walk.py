@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from workers.pruning.graph.execute import GraphModule
+from workers.pruning.graph.precision import FLOAT32, arithmetic
 from workers.pruning.graph.values import reads
 
 WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -27,12 +28,18 @@ class Walk:
         inputs: Mapping[str, Sequence[torch.Tensor]],
         *,
         held: Mapping[str, int] | None = None,
+        precision: str = FLOAT32,
     ) -> None:
-        """`held` says how many more uses a value has besides the nodes that read it; see `release`."""
+        """`held` says how many more uses a value has besides the nodes that read it; see `release`.
+
+        Layers are computed in `precision`.
+        """
+        self._precision = precision
         self.module = module
         self._nodes = schedule(graph)
         self._position = 0
-        self._num_batches = len(next(iter(inputs.values())))
+        first = next(iter(inputs.values()))
+        self._num_batches, self._device = len(first), first[0].device.type
         self._values: dict[str, list[torch.Tensor]] = {name: list(parts) for name, parts in inputs.items()}
         self._uses: dict[str, int] = dict(held or {})
         for node in self._nodes:
@@ -58,7 +65,7 @@ class Walk:
         self._position += 1
         names = [value.name if value is not None and _is_computed(value) else None for value in reads(node)]
         results: list[tuple[torch.Tensor, ...]] = []
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(self._precision, self._device):
             for number in range(self._num_batches):
                 computed = [None if name is None else self._values[name][number] for name in names]
                 results.append(self.module.step(node.name or "", computed))

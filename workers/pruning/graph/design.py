@@ -74,6 +74,40 @@ def inputs_at(
     return _patches(node, source, weight, output_shape, rows)
 
 
+def lines_at(
+    node: ir.Node, source: torch.Tensor, weight: torch.Tensor, output_shape: Sequence[int], lines: torch.Tensor
+) -> torch.Tensor:
+    """What enters whole lines of a convolution's output, lines running along the last axis: (columns, n, d / K_last).
+
+    One column for each position of the padded input: `strides` being 1 there, what enters position p of a line is
+    columns p, p + dilation, ... side by side. Of several groups of channels there is none.
+    """
+    kernel, spatial = weight.shape[2:], source.shape[2:]
+    rank = len(kernel)
+    strides, dilations = (_ints(node, name, [1] * rank) for name in ("strides", "dilations"))
+    padded = _padded(source, *_padding(node, kernel, spatial, strides, dilations)).movedim(1, -1)
+    num_columns, num_channels = padded.shape[-2:]
+    offsets = _offsets(kernel[:-1], dilations[:-1], padded.shape[1:-2])
+    corners = _corners(output_shape[:-1], strides[:-1], padded.shape[1:-2])
+    index = torch.from_numpy((corners[lines.cpu().numpy()][:, None] + offsets[None, :]).reshape(-1)).to(source.device)
+    picked = padded.reshape(-1, num_columns * num_channels).index_select(0, index)
+    picked = picked.reshape(len(lines), len(offsets), num_columns, num_channels)
+    return picked.permute(2, 0, 1, 3).reshape(num_columns, len(lines), -1)
+
+
+def columns(node: ir.Node, kernel: Sequence[int]) -> list[int]:
+    """Where the positions of a kernel meet a line, from the first one on."""
+    dilation = _ints(node, "dilations", [1] * len(kernel))[-1]
+    return [position * dilation for position in range(kernel[-1])]
+
+
+def has_lines(node: ir.Node, weight: torch.Tensor) -> bool:
+    """Whether neighbours in a line of the output read the same inputs, so that `lines_at` saves work."""
+    if node.op_type != "Conv" or weight.dim() < 4 or weight.shape[-1] < 2:
+        return False
+    return node.attributes.get_int("group", 1) == 1 and _ints(node, "strides", [1])[-1] == 1
+
+
 def mean_inputs(node: ir.Node, source: torch.Tensor, weight: torch.Tensor, output_shape: Sequence[int]) -> torch.Tensor:
     """What enters all positions of a sample on average: (g, B, d), in the order of `to_matrix`.
 
@@ -119,10 +153,7 @@ def _patches(
     rank = len(kernel)
     strides = _ints(node, "strides", [1] * rank)
     dilations = _ints(node, "dilations", [1] * rank)
-    begin, end = _padding(node, kernel, spatial, strides, dilations)
-    flat = [amount for low, high in zip(reversed(begin), reversed(end), strict=True) for amount in (low, high)]
-    padded = functional.pad(source, flat) if any(flat) else source
-    last = padded.movedim(1, -1)
+    last = _padded(source, *_padding(node, kernel, spatial, strides, dilations)).movedim(1, -1)
     offsets = _offsets(kernel, dilations, last.shape[1:-1])
     corners = _corners(output_shape, strides, last.shape[1:-1])
     index = (corners[rows.numpy()][:, None] + offsets[None, :]).reshape(-1)
@@ -130,6 +161,11 @@ def _patches(
     num_groups = node.attributes.get_int("group", 1)
     grouped = picked.reshape(len(rows), len(offsets), num_groups, -1)
     return grouped.permute(2, 0, 1, 3).reshape(num_groups, len(rows), -1)
+
+
+def _padded(source: torch.Tensor, begin: Sequence[int], end: Sequence[int]) -> torch.Tensor:
+    flat = [amount for low, high in zip(reversed(begin), reversed(end), strict=True) for amount in (low, high)]
+    return functional.pad(source, flat) if any(flat) else source
 
 
 def _offsets(kernel: Sequence[int], dilations: Sequence[int], padded: Sequence[int]) -> IntArray:

@@ -59,11 +59,13 @@ class GraphModule(torch.nn.Module):
         for number, (name, value) in enumerate(graph.graph.initializers.items()):
             if value in compiler.slots:
                 self._hold(f"w{number}", name, value, compiler.slots[value], trainable=trainable)
+        self._by_name = {step.node: step for step in reversed(self._steps)}
+        self._slot_keys = dict((*self._parameter_slots, *self._buffer_slots))
 
     @property
     def initializers(self) -> Mapping[str, Tensor]:
         """Parameter or buffer of every float initializer, by its name in the graph."""
-        return {name: self._tensor(key) for name, key in self._keys.items()}
+        return _Held(self._keys, self._tensor)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the graph; outputs in the order of the graph's outputs."""
@@ -114,13 +116,11 @@ class GraphModule(torch.nn.Module):
         Raises:
             ValueError: there is no such node.
         """
-        found = next((step for step in self._steps if step.node == node), None)
+        found = self._by_name.get(node)
         if found is None:
             raise ValueError(f"there is no node {node!r}")
-        values: list[Tensor | None] = [None] * self._num_slots
-        self._fill_initializers(values)
         arguments = [
-            given if given is not None or slot is None else values[slot]
+            given if given is not None or slot is None else self._stored(slot)
             for given, slot in zip(computed, found.inputs, strict=True)
         ]
         result = found.kernel(*arguments, training=self.training) if found.modal else found.kernel(*arguments)
@@ -164,6 +164,12 @@ class GraphModule(torch.nn.Module):
         for slot, key in self._buffer_slots:
             values[slot] = self._buffers[key]
 
+    def _stored(self, slot: int) -> Tensor | None:
+        """An initializer by its slot; None for what is none."""
+        if slot in self._slot_keys:
+            return self._tensor(self._slot_keys[slot])
+        return next((tensor for fixed, tensor in self._fixed if fixed == slot), None)
+
     def _tensor(self, key: str) -> Tensor:
         held = self._parameters[key] if key in self._parameters else self._buffers[key]
         return self._present(held)
@@ -182,6 +188,22 @@ class GraphModule(torch.nn.Module):
         if value is None:
             raise RuntimeError("a value was freed before its last use")
         return value
+
+
+class _Held(Mapping[str, Tensor]):
+    """Tensors by the names of their initializers, looked up when they are asked for."""
+
+    def __init__(self, keys: Mapping[str, str], tensor: Callable[[str], Tensor]) -> None:
+        self._keys, self._tensor = keys, tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensor(self._keys[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 class _Compiler:

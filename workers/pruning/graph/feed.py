@@ -27,6 +27,12 @@ def tensors(arrays: Sequence[AnyArray], device: str) -> list[torch.Tensor]:
     return [_tensor(array, device) for array in arrays]
 
 
+def has_fixed_batch(graph: ir.Model) -> bool:
+    """Whether the network takes one number of samples only."""
+    shape = graph.graph.inputs[0].shape
+    return shape is not None and len(shape) > 0 and isinstance(shape[0], int)
+
+
 def _tensor(array: AnyArray, device: str) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
     if tensor.dtype is torch.float16:

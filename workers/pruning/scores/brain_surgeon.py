@@ -14,9 +14,9 @@ import torch
 
 from workers.pruning.errors import InvalidDataset
 from workers.pruning.graph.execute import Watch
-from workers.pruning.graph.feed import frozen_module, tensors
+from workers.pruning.graph.feed import frozen_module, has_fixed_batch, tensors
 from workers.pruning.graph.head import Head
-from workers.pruning.graph.precision import FLOAT32, arithmetic, bearable, fastest
+from workers.pruning.graph.precision import FLOAT32, arithmetic, fastest_borne
 from workers.pruning.scores.collect import accumulate, parts
 from workers.pruning.scores.elimination import Regression, eliminate, nondecreasing
 from workers.pruning.scores.information_gain import fisher_objectives, output_deviations
@@ -126,17 +126,9 @@ def _one_pass(
 
 def _precision(graph: ir.Model, batches: Sequence[Sequence[AnyArray]], device: str) -> str:
     """The fastest arithmetic in which the network still gives nearly what it gives in float32."""
-    fast = fastest(device)
-    if fast == FLOAT32:
-        return FLOAT32
-    module = frozen_module(graph, device)
     part = parts(graph, batches[0])[0]
     inputs = tensors([array[part] for array in batches[0]], device)
-    with torch.no_grad():
-        exact = module.run(inputs)
-        with arithmetic(fast, device):
-            found = module.run(inputs)
-    return fast if bearable(exact, found) else FLOAT32
+    return fastest_borne(frozen_module(graph, device), inputs, device, whole=has_fixed_batch(graph))
 
 
 def _fitting(readers: Mapping[str, Reader], most_bytes: int) -> tuple[dict[str, Reader], dict[str, str]]:

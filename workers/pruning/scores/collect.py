@@ -16,7 +16,7 @@ import torch
 
 from workers.pruning.errors import NonFiniteScore, UnsupportedOperator
 from workers.pruning.graph.execute import GraphModule, Watch
-from workers.pruning.graph.feed import frozen_module, tensors
+from workers.pruning.graph.feed import frozen_module, has_fixed_batch, tensors
 from workers.pruning.graph.precision import FLOAT32, arithmetic
 from workers.pruning.graph.summation import SUMS, contracted_axis, summed_axes
 from workers.pruning.scores.output import Reading
@@ -180,8 +180,7 @@ def run_to_parameters(
 def parts(graph: ir.Model, batch: Sequence[AnyArray]) -> list[slice]:
     """Cut a batch into runs of samples whose activations fit; a network with a fixed batch gets it whole."""
     num_samples = len(batch[0])
-    shape = graph.graph.inputs[0].shape
-    if shape is not None and len(shape) > 0 and isinstance(shape[0], int):
+    if has_fixed_batch(graph):
         return [slice(0, num_samples)]
     step = max(1, _ACTIVATION_BYTES // max(1, _activation_bytes(graph)))
     return [slice(start, min(start + step, num_samples)) for start in range(0, num_samples, step)]

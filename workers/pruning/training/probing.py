@@ -15,8 +15,7 @@ LARGEST_GRADIENT: Final = 10.0  # norm; ResNet-56 at half its MACs has 3 to 4, n
 RATE_BATCHES: Final = 3  # that the rate is tried on
 SAFETY: Final = 4.0  # a step of so many rates still has to lower the loss
 _HALVINGS: Final = 12
-_COMPARED: Final = 64  # samples that decide the precision
-_VIEWED: Final = 128  # and the views
+_VIEWED: Final = 128  # samples that decide the views
 _NOISE: Final = 1e-3  # of a loss in the fast precision
 
 Loss = Callable[[], torch.Tensor]
@@ -24,11 +23,9 @@ Loss = Callable[[], torch.Tensor]
 
 def completed(recipe: Recipe, teacher: GraphModule | None, probes: Sequence[torch.Tensor], device: str) -> Recipe:
     """Give the recipe with the precision and the views that the original bears; without one there are no views."""
-    kind = precision.fastest(device)
     if teacher is None:
-        return replace(recipe, precision=kind)
-    if kind != precision.FLOAT32:
-        kind = kind if _is_borne(kind, teacher, probes, device) else precision.FLOAT32
+        return replace(recipe, precision=precision.fastest(device))
+    kind = precision.fastest_borne(teacher, probes, device)
     recipe = replace(recipe, precision=kind)
     if not (recipe.head.is_classification and len(probes) == 1 and probes[0].ndim == 4):
         return recipe
@@ -38,14 +35,6 @@ def completed(recipe: Recipe, teacher: GraphModule | None, probes: Sequence[torc
             lambda images: teacher(images)[0].argmax(dim=1),
         )
     return replace(recipe, max_shift=max_shift, flip=flip)
-
-
-def _is_borne(kind: str, teacher: GraphModule, probes: Sequence[torch.Tensor], device: str) -> bool:
-    few = [probe[:_COMPARED] for probe in probes]
-    with torch.no_grad():
-        exact = teacher(*few)
-        with precision.arithmetic(kind, device):
-            return precision.bearable(exact, teacher(*few))
 
 
 def bearable_rate(rate: float, network: torch.nn.Module, losses: Sequence[Loss]) -> float:

@@ -107,7 +107,7 @@ def test_a_removed_twin_is_replaced_by_the_one_that_stays() -> None:
     mask[group.start + 1] = False
     keep = Keep(mask=mask)
     smaller = cut(graph, grouping, keep)
-    repaired = compensate(graph, smaller, grouping, keep, batches(), ridge=1e-9, run=run_of())
+    repaired = compensate(graph, smaller, grouping, keep, batches(), ridge=1e-9, precision="float32", run=run_of())
     x = images(50, seed=5)
 
     assert np.abs(answers(smaller, x)[0] - answers(graph, x)[0]).max() > 1e-2
@@ -151,7 +151,9 @@ def test_normalisation_holds_the_statistics_of_what_it_reads() -> None:
     graph = loaded(RESIDUAL)
     grouping = find(graph)
     keep = keep_most(grouping, 0.6)
-    repaired = compensate(graph, cut(graph, grouping, keep), grouping, keep, batches(), run=run_of())
+    repaired = compensate(
+        graph, cut(graph, grouping, keep), grouping, keep, batches(), precision="float32", run=run_of()
+    )
     raw = answers(repaired, np.concatenate([batch[0] for batch in batches()]), ("c3",))[1]
 
     np.testing.assert_allclose(weights(repaired)["mean3"], raw.mean((0, 2, 3)), atol=1e-4)
