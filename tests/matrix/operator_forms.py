@@ -121,6 +121,11 @@ def _hard_swish_in_parts(g: Sketch) -> tuple[ir.Value, int]:
     return g.node("Mul", source, gate), FRONT
 
 
+def _hard_sigmoid_in_parts(g: Sketch) -> tuple[ir.Value, int]:
+    shifted = g.node("Add", g.image(), g.scalar(3.0))
+    return g.node("Div", g.node("Clip", shifted, g.scalar(0.0), g.scalar(6.0)), g.scalar(6.0)), FRONT
+
+
 def _gelu_in_parts(g: Sketch) -> tuple[ir.Value, int]:
     source = g.image()
     inner = g.node("Erf", g.node("Div", source, g.scalar(1.4142135)))
@@ -209,6 +214,12 @@ def _resize(*, sizes: bool = False, mode: str = "nearest") -> Body:
         return g.node("Resize", source, *first, scales, mode=mode), FRONT
 
     return body
+
+
+def _resize_across(g: Sketch) -> tuple[ir.Value, int]:
+    """Twice as many channels, each beside a copy of itself."""
+    scales = g.held(np.asarray([1, 2, 1, 1], np.float32))
+    return g.node("Resize", g.image(), None, scales, mode="nearest"), 2 * FRONT
 
 
 def _upsample(g: Sketch) -> tuple[ir.Value, int]:
@@ -437,6 +448,10 @@ FORMS: dict[str, Form] = {
     "batch norm of images": Form(body=_batch_norm(2), opsets=ALL_OPSETS),
     "batch norm of sequences": Form(body=_batch_norm(1), axes=1, opsets=(7, 9, 14, 15)),
     "batch norm of features": Form(body=_batch_norm(0), axes=-2, opsets=(7, 9, 14, 15)),
+    "layer norm across": Form(body=_layer_norm, axes=-3),
+    "layer norm in parts across": Form(body=_layer_norm_in_parts(-1), axes=-3),
+    "rms norm": Form(body=_rms_norm, axes=-3, opsets=(23,)),
+    "rms norm in parts": Form(body=_rms_norm_in_parts, axes=-3),
     "layer norm along": Form(body=_layer_norm_along, axes=-3),
     "layer norm in parts along": Form(body=_layer_norm_in_parts(1), axes=-3),
     "group norm": Form(body=_group_norm, opsets=(21,), units=3),
@@ -455,6 +470,7 @@ FORMS: dict[str, Form] = {
     "gelu in parts": Form(body=_gelu_in_parts),
     "gelu by tanh in parts": Form(body=_gelu_by_tanh),
     "mish in parts": Form(body=_mish_in_parts),
+    "hard sigmoid in parts": Form(body=_hard_sigmoid_in_parts),
     "hard swish in parts": Form(body=_hard_swish_in_parts),
     "clip by attributes": Form(body=one("Clip", min=0.0, max=6.0), opsets=(7, 10)),
     "clip by inputs": Form(
@@ -477,6 +493,7 @@ FORMS: dict[str, Form] = {
     "pad along by reflection": Form(body=_pad(0, 0, 1, 2, 0, 0, 1, 2, mode="reflect")),
     "pad across by reflection": Form(body=_pad(0, 2, 0, 0, 0, 2, 0, 0, mode="reflect"), units=MIXING, named="Pad"),
     "resize by scales": Form(body=_resize(), opsets=(10, 11, 13, 18)),
+    "resize across": Form(body=_resize_across, units=MIXING, named="Resize"),
     "resize linear": Form(body=_resize(mode="linear")),
     "resize cubic": Form(body=_resize(mode="cubic")),
     "resize to sizes": Form(body=_resize(sizes=True)),
