@@ -14,7 +14,7 @@ from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.graph.load import output_specs
 from workers.pruning.graph.weights import replace_weights, weights
-from workers.pruning.methods import steps, studies
+from workers.pruning.methods import lessons, steps, studies
 from workers.pruning.methods import transfer as transferring
 from workers.pruning.methods.labels import Divided, divided, ranking_batches
 from workers.pruning.methods.rounds import ACCURACY, FLOOR, RANK_FIRST, Course, Rule, Within, rounds_from, run_rounds
@@ -27,11 +27,13 @@ from workers.pruning.surgery.graft import graft, narrowed
 from workers.pruning.surgery.mask import mask
 from workers.pruning.training.data import require_match
 from workers.pruning.training.evaluate import evaluate
-from workers.pruning.training.recipe import FinetuneSettings
+from workers.pruning.training.recipe import Recipe
 from workers.pruning.types import BoolArray, FloatArray, Grouping, IntArray, Json, Keep, Memo, Phase, Scores
 
 Criterion = Literal["gate", "activation"]
 STEP: Final = "taylor"
+RANKING_SHARE: Final = 0.5  # of the samples to learn from: a ranking costs as much as half an epoch
+LEAST_RANKED: Final = 256  # samples, where there are as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,8 @@ def taylor(  # noqa: PLR0913  # the options of a job
     Efficient Edge Computing in IoT" (2019); the scores of Molchanov et al. 2019 (`gate`) and 2017 (`activation`, which
     they used). Differs: scores take each sample's square or absolute value; a round removes a share of all units, not
     512 filters, and the last one just what the target needs; the samples that decide are held out of the training data;
-    fine-tuning within a round lets its rate fall to zero; the last fine-tuning is that of every method.
+    a ranking looks at no more than half of the others; fine-tuning within a round lets its rate fall to zero; the last
+    fine-tuning is that of every method.
 
     `sensitivity_epochs` and `folds` repeat the rounds, with other lengths of fine-tuning and with each part of the
     samples deciding, and only report; what is shipped comes from the rounds that were asked for.
@@ -153,7 +156,8 @@ def rank(task: Task, options: Options, data: Divided, state: Slimmed, number: in
     gradient of a gate is the sum over positions of activation times gradient, so both come from one backward pass.
     """
     grouping = narrowed(task.grouping, state.keep)
-    batches, labels = ranking_batches(task, data.learning.train, options.ranking_samples, number)
+    most = max(LEAST_RANKED, round(RANKING_SHARE * len(data.learning.train)))
+    batches, labels = ranking_batches(task, data.learning.train, min(options.ranking_samples, most), number)
     reduction: ranking.Criterion = "square" if options.criterion == "gate" else "absolute"
     smaller = cut(state.graph, task.grouping, state.keep)
     found = ranking.taylor(smaller, grouping, batches, labels, criterion=reduction, run=task.run).values
@@ -220,8 +224,9 @@ def landed(task: Task, keep: Keep, gone: IntArray) -> Keep:
 def _rounds(task: Task, options: Options, data: Divided) -> Course[Slimmed]:
     memo = task.run.journal.recall(f"{task.step_prefix}{STEP}")
     everything = _whole(task)
+    recipe = None if task.finetune.steps == 0 else _recipe(task, options, data)
     rule = Rule(
-        advance=partial(_advanced, task, options, data),
+        advance=partial(_advanced, task, options, data, recipe=recipe),
         accuracy=partial(_accuracy, task, data),
         meets_target=lambda state: holds(cost(task.cost_model, task.grouping.widths(state.keep)), task.budgets),
         size=lambda state: (int(state.keep.mask.sum()), cost(task.cost_model, task.grouping.widths(state.keep)).macs),
@@ -237,28 +242,22 @@ def _whole(task: Task) -> Slimmed:
     return Slimmed(graph=task.graph, keep=Keep(mask=np.ones(task.grouping.num_units, np.bool_)))
 
 
-def _advanced(task: Task, options: Options, data: Divided, state: Slimmed, number: int) -> Slimmed | None:
-    """One round: rank, remove, fine-tune."""
+def _recipe(task: Task, options: Options, data: Divided) -> Recipe:
+    learning = replace(task, data=data.learning)
+    return lessons.recipe_of(learning, epochs=options.epochs_per_round, learning_rate=options.learning_rate)
+
+
+def _advanced(
+    task: Task, options: Options, data: Divided, state: Slimmed, number: int, *, recipe: Recipe | None
+) -> Slimmed | None:
+    """One round: rank, remove, fine-tune, where there is a recipe for it."""
     inner = _in_round(task, options, data, state, number)
     keep = lowest(task, options, rank(inner, options, data, state, number), state)
     if np.array_equal(keep.mask, state.keep.mask):
         return None
     smaller = cut(state.graph, task.grouping, keep)
-    settings = replace(
-        task.finetune,
-        steps=None,
-        epochs=options.epochs_per_round,
-        learning_rate=options.learning_rate,
-        distillation=0.0,
-    )
-    trained = _trained(inner, smaller, settings) if task.finetune.steps != 0 else smaller
+    trained = smaller if recipe is None else lessons.learned(inner, smaller, recipe)
     return Slimmed(graph=graft(state.graph, trained, task.grouping, keep), keep=keep)
-
-
-def _trained(inner: Task, smaller: ir.Model, settings: FinetuneSettings) -> ir.Model:
-    batches = steps.calibration_batches(inner, steps.CALIBRATION_SAMPLES)
-    trained, _ = steps.train(replace(inner, finetune=settings), smaller, batches)
-    return trained
 
 
 def _in_round(task: Task, options: Options, data: Divided, state: Slimmed, number: int) -> Task:
