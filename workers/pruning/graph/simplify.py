@@ -11,6 +11,7 @@ from workers.pruning.graph.sequences import split_without_sequences
 from workers.pruning.graph.shapes import infer_shapes
 from workers.pruning.graph.sharing import unshare_initializers, value_names
 from workers.pruning.graph.shuffles import gather_shuffles
+from workers.pruning.graph.strided import reshape_views
 from workers.pruning.graph.values import constant, fresh_name, initializer, integer, opset
 from workers.pruning.types import AnyArray
 
@@ -50,6 +51,7 @@ def simplify(graph: ir.Model, caps: Caps) -> None:
     pad_for_zeros(graph)
     join_copies(graph)
     gather_shuffles(graph)
+    reshape_views(graph)
     drop_zero_biases(graph)
     remove_dead(graph)
     unshare_initializers(graph, caps)
