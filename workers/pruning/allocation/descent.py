@@ -1,6 +1,7 @@
 """Removal of blocks of units, cheapest damage per saving first, and their return."""
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,22 +25,40 @@ class Queue:
     @classmethod
     def of(cls, values: FloatArray, start: int, *, step: int, floor: int, gone: int = 0) -> "Queue":
         """Sort a group and cut it into blocks that leave multiples of `step`; the first block takes the remainder."""
-        width = len(values)
+        most = len(values) - gone
+        return cls.leaving(values, start, [most, *multiples(step, most - 1, floor)])
+
+    @classmethod
+    def leaving(cls, values: FloatArray, start: int, widths: Sequence[int]) -> "Queue":
+        """Sort a group and cut it into blocks that leave these widths, one after the other; the first is there."""
         order = np.argsort(values, kind="stable")
-        removable = width - floor
-        first = gone + ((width - gone) % step or step)
-        ends = tuple(range(first, removable + 1, step))
-        bounds = (gone, *ends)
-        worth = tuple(float(values[order[a:b]].mean()) for a, b in pairwise(bounds))
-        return cls(order=order + start, ends=ends, worth=worth, gone=gone)
+        gone, *ends = (len(values) - width for width in widths)
+        worth = tuple(float(values[order[a:b]].mean()) for a, b in pairwise((gone, *ends)))
+        return cls(order=order + start, ends=tuple(ends), worth=worth, gone=gone)
 
     def units(self, blocks: int) -> int:
         """Units that are removed once the first so many blocks are."""
         return self.ends[blocks - 1] if blocks else self.gone
 
+    def mean(self, first: int, last: int) -> float:
+        """Mean score of the units of some blocks."""
+        if last == first + 1:
+            return self.worth[first]
+        whole = sum(self.worth[block] * self.size(block) for block in range(first, last))
+        return whole / (self.units(last) - self.units(first))
+
+    def blocks(self, units: int) -> int:
+        """Blocks that are gone once so many units are; the nearest number of blocks that removes no more."""
+        return bisect_right(self.ends, units)
+
     def size(self, block: int) -> int:
         """Units of a block."""
         return self.units(block + 1) - self.units(block)
+
+
+def multiples(step: int, most: int, least: int) -> range:
+    """Multiples of a step within these bounds, the largest first."""
+    return range(most // step * step, least - 1, -step)
 
 
 class Descent:
@@ -67,9 +86,10 @@ class Descent:
             if priority == inf:
                 break
             group = self._last(group)
-            self._ledger.remove(group, self._queues[group].size(self._next[group]))
-            self._next[group] += 1
-            removed.append(group)
+            for _ in range(self._stride(group)):
+                self._ledger.remove(group, self._queues[group].size(self._next[group]))
+                self._next[group] += 1
+                removed.append(group)
             if self._ledger.version != version:
                 heap, version = self._fresh(), self._ledger.version
             elif self._next[group] < len(self._queues[group].ends):
@@ -99,12 +119,22 @@ class Descent:
         return self._next[group] < len(self._queues[group].ends)
 
     def _priority(self, group: int) -> float:
-        block = self._next[group]
-        queue = self._queues[group]
+        first, queue = self._next[group], self._queues[group]
         if self._alpha == 0:
-            return queue.worth[block]
-        saving = self._ledger.saving(group, queue.size(block)) / queue.size(block)
-        return queue.worth[block] / saving**self._alpha if saving > 0 else inf
+            return queue.worth[first]
+        last = first + self._stride(group)
+        units = queue.units(last) - queue.units(first)
+        saving = self._ledger.saving(group, units) / units
+        return queue.mean(first, last) / saving**self._alpha if saving > 0 else inf
+
+    def _stride(self, group: int) -> int:
+        """Blocks that go at once: as many as it takes until time is saved, where predictions are stairs; else one."""
+        first, queue = self._next[group], self._queues[group]
+        if self._alpha and self._ledger.is_timed:
+            for last in range(first + 1, len(queue.ends) + 1):
+                if self._ledger.saving(group, queue.units(last) - queue.units(first)) > 0:
+                    return last - first
+        return 1
 
 
 def refill(queues: Sequence[Queue], ledger: Ledger, removed: Sequence[int]) -> list[int]:

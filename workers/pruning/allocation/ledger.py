@@ -25,6 +25,11 @@ class Ledger:
         self._timed = [TimeSheet(limit, model.widths) for limit in limits]
         self._sheets = [*(_sheet(model, budget, macs_per_param) for budget in budgets), *self._timed]
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether predicted latencies are limited, which fall in stairs."""
+        return bool(self._timed)
+
     def holds(self) -> bool:
         """Whether all budgets hold."""
         return all(sheet.holds() for sheet in self._sheets)

@@ -1,27 +1,27 @@
-"""Widths under a limit on predicted latency: score per millisecond, then exchanges that keep more score within it."""
+"""Widths under a limit on predicted latency: score per millisecond, then exchanges that keep more score within it.
+
+A device computes in blocks of channels, so widths between its steps take what the next step takes, or more, and are
+predicted worst. Plans stay on the steps; between them they go only where a limit says so (`LatencyLimit.finer`).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Final
 
 import numpy as np
 
 from workers.pruning.allocation.budget import cost, floor_of, holds
-from workers.pruning.allocation.descent import Descent, Queue, refill
+from workers.pruning.allocation.descent import Descent, Queue, multiples, refill
+from workers.pruning.allocation.exchange import Exchange
 from workers.pruning.allocation.ledger import Ledger
 from workers.pruning.allocation.trades import traded
 from workers.pruning.errors import TargetUnreachable
 from workers.pruning.types import Budget, CostModel, Grouping, Keep, LatencyLimit, Scores
 
-_EXCHANGES: Final = 200  # at most
-_CANDIDATES: Final = 12  # groups on each side of an exchange
-_PAIRED: Final = 6  # of them, that are tried two at a time
-_GRAINS: Final = 3  # sizes of steps that are planned with, each half of the one before
-_FINEST: Final = 4  # channels
+_Menus = Sequence[Sequence[int]]
+
 _MOST_BLOCKS: Final = 200  # between two plans; where there are more, finer steps are not tried
 _SLACK: Final = 0.01  # of a limit that may stay unused between two plans
-_GAIN: Final = 1e-9  # of the score at stake; less is rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,37 +50,27 @@ def allocate_timed(
     """Choose which units stay so that predicted latencies and budgets hold and as little score as possible is lost.
 
     Source: the greedy knapsack of `rank` with milliseconds for multiply-adds. Times fall in stairs, so blocks are the
-    device's steps; where those cannot reach the target they are halved until they do. Then blocks are exchanged: one
-    or two groups give a block, others take back what then fits, whenever more score stays and every limit holds, or as
-    much stays in less time. With alpha 0, which ranks by score alone, nothing is exchanged. In narrow networks the
-    device's steps leave little to choose from, so steps of a half and a quarter are planned with as well, down to four
-    channels, and the plan with which most score stays is taken.
+    device's steps; only where those cannot reach the target they are divided until they do. Then blocks are exchanged:
+    one or two groups give a block, others take back what then fits, whenever more score stays and every limit holds, or
+    as much stays in less time. With alpha 0, which ranks by score alone, nothing is exchanged.
 
     Raises:
         TargetUnreachable: even the floor of all groups is predicted to be too slow, or exceeds a budget.
     """
-    problem = _Problem(
-        scores=scores,
-        grouping=grouping,
-        model=model,
-        budgets=budgets,
-        limits=limits,
-        alpha=alpha,
-        outer=tuple(model.widths),
-    )
-    reaching = list(_reaching(model, budgets, limits, min_keep))
-    if not reaching:
-        advice = f"Ask for more, or lower min_keep (now {min_keep:g})."
-        raise _unreachable(limits, smallest(model, min_keep), advice)
-    finer = (
-        [steps for steps in reaching[1:_GRAINS] if max(steps) >= _FINEST]
-        if alpha and all(one.finer for one in limits)
-        else []
-    )
-    plans = [problem.in_steps(steps, floors_in(model, min_keep, steps)) for steps in (reaching[0], *finer)]
-    # Blocks within a stair save no time, so plans in finer steps may end above a limit.
-    held = [keep for keep in plans if problem.holds(keep)]
-    return max(held or plans[:1], key=lambda keep: float(scores.values[keep.mask].sum()))
+    problem = _Problem(scores=scores, grouping=grouping, model=model, budgets=budgets, limits=limits, alpha=alpha)
+    nearest: Keep | None = None
+    floors = smallest(model, min_keep)
+    for menus in _menus(model, limits, Between(inner=floors, outer=tuple(model.widths))):
+        if not problem.hold([menu[-1] for menu in menus]):
+            continue
+        queues, ledger = problem.start(menus)
+        keep = problem.kept(queues, problem.filled(queues, ledger))
+        if ledger.holds():
+            return keep
+        nearest = nearest or keep
+    if nearest is None:
+        raise _unreachable(limits, floors, f"Ask for more, or lower min_keep (now {min_keep:g}).")
+    return nearest
 
 
 def allocate_between(
@@ -96,23 +86,30 @@ def allocate_between(
     """Choose which units stay between two choices, so that a limit is used up.
 
     Source: as `allocate_timed`, but units go from the outer widths on and no further than the inner ones, which stay
-    whatever is predicted of them. The largest steps are taken with which no more than a hundredth of a limit stays
-    unused, if need be after trades (see `trades`); else those with which least does. Where predictions say that even
-    the inner widths take too long, the result is what takes least.
+    whatever is predicted of them. Widths are those of the devices' steps, if need be after trades (see `trades`).
+    Where every limit says `finer` and more than a hundredth of one stays unused, trades between the steps use it up, of
+    as few groups as it takes; the largest parts of steps that do are taken, else those with which least is unused. A
+    plan that does not hold in steps is made in parts of them from the start. Where predictions say that even the inner
+    widths take too long, the result is what takes least.
 
     Raises:
         TargetUnreachable: all that holds the budgets is known.
     """
-    problem = _Problem(
-        scores=scores,
-        grouping=grouping,
-        model=model,
-        budgets=budgets,
-        limits=limits,
-        alpha=alpha,
-        outer=between.outer,
-    )
+    problem = _Problem(scores=scores, grouping=grouping, model=model, budgets=budgets, limits=limits, alpha=alpha)
     return problem.nested(between)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Widths, and the share that they use of the limit of the device that is worst off."""
+
+    used: float
+    keep: Keep
+
+    @property
+    def full(self) -> bool:
+        """Whether a limit is used up, and none exceeded."""
+        return 1 - _SLACK <= self.used <= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,72 +122,91 @@ class _Problem:
     budgets: Sequence[Budget]
     limits: Sequence[LatencyLimit]
     alpha: float
-    outer: tuple[int, ...]
 
-    def in_steps(self, steps: Sequence[int], floors: Sequence[int]) -> Keep:
-        """Choose widths in these steps."""
-        queues, ledger = self._start(steps, floors)
-        return self._kept(queues, self._filled(queues, ledger))
+    def nested(self, between: Between) -> Keep:
+        """Choose widths between the bounds, others than those that are known."""
+        liked, *finer = _menus(self.model, self.limits, between)
+        plans = list(self._plans(liked, between))
+        if all(limit.finer for limit in self.limits):
+            steady = max(plans, key=_nearness, default=None)
+            for menus in finer:
+                if any(plan.full for plan in plans) or (plans and sum(map(len, menus)) > _MOST_BLOCKS):
+                    break
+                if steady is not None and steady.used <= 1:
+                    plans += self._traded(menus, between, start=self.grouping.widths(steady.keep))
+                else:
+                    plans += self._plans(menus, between)
+        if not plans:
+            raise _unreachable(self.limits, between.inner, "Ask for more.")
+        return max(plans, key=_nearness).keep
 
-    def _start(self, steps: Sequence[int], floors: Sequence[int]) -> tuple[list[Queue], Ledger]:
+    def hold(self, kept: Sequence[int]) -> bool:
+        """Whether these widths are within every budget and every limit, as predicted."""
+        within = all(predicted(limit, kept) <= limit.limit_ms for limit in self.limits)
+        return within and holds(cost(self.model, kept), self.budgets)
+
+    def start(self, menus: _Menus) -> tuple[list[Queue], Ledger]:
         """Every block that may go, and the figures while none has."""
-        gone = [width - most for width, most in zip(self.model.widths, self.outer, strict=True)]
-        queues = [
-            Queue.of(self.scores.values[group.start : group.stop], group.start, step=step, floor=floor, gone=left)
-            for group, step, floor, left in zip(self.grouping.groups, steps, floors, gone, strict=True)
-        ]
         ledger = Ledger(self.model, self.budgets, limits=self.limits)
-        for group, units in enumerate(gone):
-            ledger.remove(group, units)
+        for group, (width, menu) in enumerate(zip(self.model.widths, menus, strict=True)):
+            ledger.remove(group, width - menu[0])
+        queues = [
+            Queue.leaving(self.scores.values[group.start : group.stop], group.start, menu)
+            for group, menu in zip(self.grouping.groups, menus, strict=True)
+        ]
         return queues, ledger
 
-    def _filled(self, queues: Sequence[Queue], ledger: Ledger) -> list[int]:
+    def filled(self, queues: Sequence[Queue], ledger: Ledger) -> list[int]:
         """Blocks that go, by group."""
         blocks = refill(queues, ledger, Descent(queues, ledger, self.alpha).run())
         if self.alpha:
-            _Exchange(queues, ledger, blocks).run()
+            Exchange(queues, ledger, blocks).run()
         return blocks
 
-    def _kept(self, queues: Sequence[Queue], blocks: Sequence[int]) -> Keep:
+    def kept(self, queues: Sequence[Queue], blocks: Sequence[int]) -> Keep:
+        """Units that stay once so many blocks of each group are gone."""
         mask = np.ones(self.grouping.num_units, np.bool_)
         for queue, removed in zip(queues, blocks, strict=True):
             mask[queue.order[: queue.units(removed)]] = False
         return Keep(mask=mask)
 
-    def nested(self, between: Between) -> Keep:
-        """Choose widths between the bounds, others than those that are known."""
-        plans: list[tuple[float, Keep]] = []
-        for steps in _grains(self.model, self.limits):
-            queues, ledger = self._start(steps, between.inner)
-            if plans and sum(len(queue.ends) for queue in queues) > _MOST_BLOCKS:
-                break
-            blocks = self._filled(queues, ledger)
-            used, new = ledger.over_limit(), between.accepts(ledger.kept)
-            if new and holds(cost(self.model, ledger.kept), self.budgets):
-                plans.append((used, self._kept(queues, blocks)))
-            if not (new and 1 - _SLACK <= used <= 1) and ledger.holds():
-                trade = traded(queues, ledger, blocks, enough=1 - _SLACK, accepted=between.accepts)
-                plans += [] if trade is None else [(trade[0], self._kept(queues, trade[1]))]
-            if plans and any(1 - _SLACK <= used <= 1 for used, _ in plans):
-                break
-        if not plans:
-            raise _unreachable(self.limits, between.inner, "Ask for more.")
-        # Within the limit the fullest; where none is, the one that is least above it.
-        return max(plans, key=lambda plan: (plan[0] <= 1, plan[0] if plan[0] <= 1 else -plan[0]))[1]
+    def _plans(self, menus: _Menus, between: Between) -> Iterator[_Plan]:
+        """The plan in these widths, and if it leaves something unused, what trades make of it."""
+        queues, ledger = self.start(menus)
+        blocks = self.filled(queues, ledger)
+        plan, new = _Plan(used=ledger.over_limit(), keep=self.kept(queues, blocks)), between.accepts(ledger.kept)
+        if new and holds(cost(self.model, ledger.kept), self.budgets):
+            yield plan
+        if not (new and plan.full) and ledger.holds():
+            yield from self._after_trades(queues, ledger, blocks, between)
 
-    def holds(self, keep: Keep) -> bool:
-        """Whether every budget and every limit holds, as predicted."""
-        return _hold(self.model, self.grouping.widths(keep), self.budgets, self.limits)
+    def _traded(self, menus: _Menus, between: Between, *, start: Sequence[int]) -> Iterator[_Plan]:
+        """What trades in these widths make of others that hold."""
+        queues, ledger = self.start(menus)
+        gone = [width - kept for width, kept in zip(self.model.widths, start, strict=True)]
+        blocks = [queue.blocks(units) for queue, units in zip(queues, gone, strict=True)]
+        for group, (queue, block) in enumerate(zip(queues, blocks, strict=True)):
+            ledger.remove(group, queue.units(block) - queue.gone)
+        if ledger.holds():
+            yield from self._after_trades(queues, ledger, blocks, between)
+
+    def _after_trades(
+        self, queues: Sequence[Queue], ledger: Ledger, blocks: Sequence[int], between: Between
+    ) -> Iterator[_Plan]:
+        steps = _liked(self.model, self.limits)
+
+        def odd(kept: Sequence[int]) -> int:
+            shapes = zip(kept, self.model.widths, steps, strict=True)
+            return sum(left != width and left % step != 0 for left, width, step in shapes)
+
+        trade = traded(queues, ledger, blocks, enough=1 - _SLACK, accepted=between.accepts, odd=odd)
+        if trade is not None:
+            yield _Plan(used=trade[0], keep=self.kept(queues, trade[1]))
 
 
-def _hold(model: CostModel, kept: Sequence[int], budgets: Sequence[Budget], limits: Sequence[LatencyLimit]) -> bool:
-    """Whether these widths are within every budget and every limit, as predicted."""
-    return holds(cost(model, kept), budgets) and all(predicted(one, kept) <= one.limit_ms for one in limits)
-
-
-def floors_in(model: CostModel, min_keep: float, steps: Sequence[int]) -> list[int]:
-    """Fewest units that each group may keep in these steps."""
-    return [floor_of(width, min_keep, step) for width, step in zip(model.widths, steps, strict=True)]
+def _nearness(plan: _Plan) -> tuple[bool, float]:
+    """Within the limit the fullest; where none is, the one that is least above it."""
+    return (plan.used <= 1, plan.used if plan.used <= 1 else -plan.used)
 
 
 def smallest(model: CostModel, min_keep: float) -> tuple[int, ...]:
@@ -203,23 +219,43 @@ def predicted(limit: LatencyLimit, kept: Sequence[int]) -> float:
     return sum(layer.ms(kept) for layer in limit.layers)
 
 
-def _reaching(
-    model: CostModel, budgets: Sequence[Budget], limits: Sequence[LatencyLimit], min_keep: float
-) -> Iterator[list[int]]:
-    """Steps whose floors hold everything."""
-    for steps in _grains(model, limits):
-        if _hold(model, floors_in(model, min_keep, steps), budgets, limits):
-            yield steps
+def _menus(model: CostModel, limits: Sequence[LatencyLimit], between: Between) -> Iterator[_Menus]:
+    """Widths that each group may have, the largest first: in the devices' steps, then in ever finer ones.
+
+    The second menus add to the steps what lies below the first of them, by halves: for limits that no width in steps
+    reaches. Those behind go in parts of steps everywhere, so that all that is in one menu is in the next.
+    """
+    steps = _liked(model, limits)
+    yield _within([[multiples(step, most, 1)] for step, most in zip(steps, between.outer, strict=True)], between)
+    below = [[multiples(step, most, 1), _parts(step)] for step, most in zip(steps, between.outer, strict=True)]
+    if max(steps, default=1) > 1:
+        yield _within(below, between)
+    while max(steps, default=1) > 1:
+        steps = [next(iter(_parts(step)), 1) for step in steps]
+        yield _within([[multiples(step, most, 1)] for step, most in zip(steps, between.outer, strict=True)], between)
 
 
-def _grains(model: CostModel, limits: Sequence[LatencyLimit]) -> Iterator[list[int]]:
-    """The devices' own steps, and halves of them down to single units."""
+def _within(widths: Sequence[Sequence[Sequence[int]]], between: Between) -> list[list[int]]:
+    """The largest width of each group, and of these those that are below it and no smaller than the smallest."""
+    return [
+        [most, *(width for part in parts for width in part if least <= width < most)]
+        for parts, least, most in zip(widths, between.inner, between.outer, strict=True)
+    ]
+
+
+def _liked(model: CostModel, limits: Sequence[LatencyLimit]) -> list[int]:
+    """The step that each group goes in: the largest that a device likes."""
     liked = zip(*(limit.steps for limit in limits), strict=True)
-    now = [1 if group in model.single else max(steps) for group, steps in enumerate(liked)]
-    yield now
-    while max(now, default=1) > 1:
-        now = [max(1, step // 2) for step in now]
-        yield now
+    return [1 if group in model.single else max(steps) for group, steps in enumerate(liked)]
+
+
+def _parts(step: int) -> list[int]:
+    """Numbers below a step, each the largest that divides the one before, down to 1."""
+    found = []
+    while step > 1:
+        step = next(step // prime for prime in range(2, step + 1) if step % prime == 0)
+        found.append(step)
+    return found
 
 
 def _unreachable(limits: Sequence[LatencyLimit], floors: Sequence[int], advice: str) -> TargetUnreachable:
@@ -230,72 +266,3 @@ def _unreachable(limits: Sequence[LatencyLimit], floors: Sequence[int], advice: 
         allowed=", ".join(f"{limit.limit_ms:.4g} ms" for limit in limits),
         advice=advice,
     )
-
-
-class _Exchange:
-    """Blocks given and taken back, one exchange at a time, each of which keeps more score within the limits."""
-
-    def __init__(self, queues: Sequence[Queue], ledger: Ledger, gone: list[int]) -> None:
-        self._queues, self._ledger, self._gone = queues, ledger, gone
-
-    def run(self) -> None:
-        """Exchange until nothing helps."""
-        for _ in range(_EXCHANGES):
-            best, chosen = (0.0, _GAIN), None
-            for given in self._offers():
-                figures, taken = self._tried(given)
-                if figures > best:
-                    best, chosen = figures, (given, taken)
-            if chosen is None:
-                return
-            for group in chosen[0]:
-                self._give(group)
-            for group in chosen[1]:
-                self._take(group)
-
-    def _offers(self) -> list[tuple[int, ...]]:
-        """What might be given: nothing, one block, or two blocks of different groups; cheap ones for their time."""
-        open_ = [group for group, queue in enumerate(self._queues) if self._gone[group] < len(queue.ends)]
-        givers = sorted(open_, key=lambda group: (self._rate(group, self._gone[group]), group))[:_CANDIDATES]
-        return [(), *((group,) for group in givers), *combinations(givers[:_PAIRED], 2)]
-
-    def _tried(self, given: tuple[int, ...]) -> tuple[tuple[float, float], tuple[int, ...]]:
-        """Score and time that are won by giving these blocks and taking back what then fits, best first."""
-        before = self._ledger.over_limit()
-        gained = -sum(self._worth(group, self._gone[group]) for group in given)
-        for group in given:
-            self._give(group)
-        taken: list[int] = []
-        for group in self._takers(given):
-            while self._gone[group] and self._ledger.fits(group, self._queues[group].size(self._gone[group] - 1)):
-                gained += self._worth(group, self._gone[group] - 1)
-                taken.append(group)
-                self._take(group)
-        scale = _GAIN * sum(self._worth(group, self._gone[group]) for group in taken)
-        figures = (gained if abs(gained) > scale else 0.0, before - self._ledger.over_limit())
-        for group in reversed(taken):
-            self._give(group)
-        for group in given:
-            self._take(group)
-        return figures, tuple(taken)
-
-    def _takers(self, given: tuple[int, ...]) -> list[int]:
-        """Groups that have most score to take back for the time that it costs."""
-        open_ = [group for group in range(len(self._queues)) if self._gone[group] and group not in given]
-        return sorted(open_, key=lambda group: (-self._rate(group, self._gone[group] - 1), group))[:_CANDIDATES]
-
-    def _rate(self, group: int, block: int) -> float:
-        size = self._queues[group].size(block)
-        sign = -1 if block < self._gone[group] else 1
-        return self._worth(group, block) / max(sign * self._ledger.price(group, sign * size), _GAIN)
-
-    def _worth(self, group: int, block: int) -> float:
-        return self._queues[group].worth[block] * self._queues[group].size(block)
-
-    def _give(self, group: int) -> None:
-        self._ledger.remove(group, self._queues[group].size(self._gone[group]))
-        self._gone[group] += 1
-
-    def _take(self, group: int) -> None:
-        self._gone[group] -= 1
-        self._ledger.remove(group, -self._queues[group].size(self._gone[group]))

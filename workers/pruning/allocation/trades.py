@@ -2,24 +2,28 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations_with_replacement
+from math import comb
 from typing import Final
 
 from workers.pruning.allocation.descent import Queue
 from workers.pruning.allocation.ledger import Ledger
 
 _CANDIDATES: Final = 10  # groups that trade
-_AT_A_TIME: Final = 2  # blocks that go, and that come back
+_AT_A_TIME: Final = (2, 3, 4)  # blocks that go, and that come back; more of them where groups are few
+_SETS: Final = 90  # of blocks on each side; every one is tried with every other
 
 Accepted = Callable[[Sequence[int]], bool]
+Odd = Callable[[Sequence[int]], int]
 
 
 def traded(
-    queues: Sequence[Queue], ledger: Ledger, gone: Sequence[int], *, enough: float, accepted: Accepted
+    queues: Sequence[Queue], ledger: Ledger, gone: Sequence[int], *, enough: float, accepted: Accepted, odd: Odd
 ) -> tuple[float, list[int]] | None:
     """Find the trade after which most score stays among those that leave at least `enough` of the limit used.
 
-    Where none does, the trade that uses most. At most two blocks go and two come back; the groups of which a block
-    takes least time trade, since what is missing is small.
+    Of these, the ones that leave fewest groups between the devices' steps come first; where none uses enough, the trade
+    that uses most. Two blocks go and two come back at most, of few groups up to four; the groups of which a block takes
+    least time trade, since what is missing is small.
 
     Args:
         queues: blocks of every group.
@@ -27,22 +31,24 @@ def traded(
         gone: blocks that every group has lost.
         enough: share of the limit to use.
         accepted: whether widths may be the result.
+        odd: how many groups lie between the devices' steps at these widths.
 
     Returns:
         The share of the limit that is used and the blocks that every group has lost then; None without a trade.
     """
     sizes = {group: _price(queues[group], ledger, group, gone[group]) for group in range(len(queues))}
     groups = sorted((group for group in sizes if sizes[group]), key=lambda group: (sizes[group], group))[:_CANDIDATES]
-    sets = list(chain.from_iterable(combinations_with_replacement(groups, count) for count in range(_AT_A_TIME + 1)))
+    most = max((count for count in _AT_A_TIME if comb(len(groups) + count, count) <= _SETS), default=_AT_A_TIME[0])
+    sets = list(chain.from_iterable(combinations_with_replacement(groups, count) for count in range(most + 1)))
     trial = _Trial(queues, ledger, list(gone))
-    best: tuple[tuple[float, float], float, list[int]] | None = None
+    best: tuple[tuple[float, float, float], float, list[int]] | None = None
     for given in sets:
         if not trial.move(given, 1):
             continue
         for taken in sets:
             if (taken or given) and not set(taken) & set(given) and trial.move(taken, -1):
                 used, kept_score = ledger.over_limit(), trial.score
-                rank = (1.0, kept_score) if used >= enough else (0.0, used)
+                rank = (1.0, -float(odd(ledger.kept)), kept_score) if used >= enough else (0.0, used, kept_score)
                 if ledger.holds() and (best is None or rank > best[0]) and accepted(ledger.kept):
                     best = rank, used, list(trial.gone)
                 trial.move(taken, 1)

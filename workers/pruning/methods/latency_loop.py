@@ -6,6 +6,8 @@ device has said that its widths hold the target.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -35,7 +37,9 @@ _SAFER: Final = 0.95  # of the aim, each time that no plan held
 _RESCUE: Final = 0.85  # the same, where that did not help
 _ORIGINAL: Final = "original"
 _PLAN: Final = "plan"
-_FULL: Final = 0.985  # of a limit, predicted: plans nearer to it are not looked for in wider bounds
+_NEAR: Final = 0.02  # of the aim, predicted: plans nearer to it are not looked for in wider bounds or finer steps
+_IN_WINDOW: Final = 0.025  # the same; what is farther off is predicted to miss the window
+_ABOVE: Final = 2.0  # times as bad is what lies above the aim
 _ROUNDS: Final = 3  # of planning and timing rows before a plan is measured
 
 Plan = Callable[[Sequence[LatencyLimit], Between | None], Keep]
@@ -63,8 +67,9 @@ def settle(task: Task, plan: Plan) -> Settled:
 
     Source: derivation. The model is fitted to the original and to every plan that was measured; what it still misses on
     the last plans also scales the next, which is not far away. Each plan aims at 97.5 % of the target, the middle of
-    the window. A plan within 5 % under the target ends the search. Where a plan is under it and no other in the
-    device's steps lies nearer, widths go in finer steps. Of several that hold, the slowest is taken: it keeps most.
+    the window. A plan within 5 % under the target ends the search. Widths are multiples of the device's steps; only
+    where none of these is predicted to come near the aim, a few groups go between them, and only if that still comes
+    nearer once the rows of these widths were timed. Of several plans that hold, the slowest is taken: it keeps most.
 
     Args:
         task: with at least one latency budget, whose devices are among the run's stopwatches.
@@ -158,40 +163,60 @@ def _started(task: Task, budget: LatencyBudget) -> Pursuit:
 
 
 def _planned(task: Task, pursuits: Sequence[Pursuit], plan: Plan, tries: Sequence[_Try], aim: float) -> Keep | None:
-    """Plan, have the rows of the plan timed, and plan again if there were new ones; None if all was tried before."""
-    for _ in range(_ROUNDS):
-        keep = _chosen(task, pursuits, plan, tries, aim) if tries else _first(task, pursuits, plan, aim)
-        if keep is None:
-            return None
-        asked = [pursuit.model.time(task.grouping.widths(keep)) for pursuit in pursuits]
-        if not any(asked):
+    """Plan, have the rows of the plan timed, and plan again if there were new ones; None if nothing comes nearer.
+
+    Widths between the steps that a device likes are predicted worst, so a plan with such is taken only where none in
+    steps is predicted to land, and only if this one still is once all of its rows were timed, or nothing held so far.
+    """
+    if not tries:
+        return _with_rows(task, pursuits, partial(_first, task, pursuits, plan, aim))
+    nearest = min((_miss(task, pursuits, one.kept, aim) for one in tries if _held(one, pursuits)), default=inf)
+    best: Keep | None = None
+    for finer in (False, True):
+        keep = _with_rows(task, pursuits, partial(_chosen, task, pursuits, plan, tries, aim, finer=finer))
+        miss = inf if keep is None else _miss(task, pursuits, task.grouping.widths(keep), aim)
+        worthwhile = not finer or miss <= _IN_WINDOW or nearest == inf
+        if miss < nearest and worthwhile:
+            nearest, best = miss, keep
+        if best is not None and nearest <= _NEAR:
             break
+    return best
+
+
+def _with_rows(task: Task, pursuits: Sequence[Pursuit], make: Callable[[], Keep | None]) -> Keep | None:
+    """Plan until every row of the plan was timed."""
+    keep = make()
+    for _ in range(_ROUNDS):
+        if keep is None or not sum(pursuit.model.time(task.grouping.widths(keep)) for pursuit in pursuits):
+            break
+        keep = make()
     return keep
 
 
-def _chosen(task: Task, pursuits: Sequence[Pursuit], plan: Plan, tries: Sequence[_Try], aim: float) -> Keep | None:
+def _chosen(
+    task: Task, pursuits: Sequence[Pursuit], plan: Plan, tries: Sequence[_Try], aim: float, *, finer: bool
+) -> Keep | None:
     """The plan that comes nearest to the aim, within the narrowest bounds that allow it."""
+    found: list[tuple[float, Keep]] = []
+    for share in (aim, aim * (1.0 + _NEAR / _ABOVE)):
+        limits = [pursuit.limit(share, task.round_to, finer=finer) for pursuit in pursuits]
+        for between in _bounds(task, pursuits, tries):
+            try:
+                keep = plan(limits, between)
+            except TargetUnreachable:
+                continue
+            miss = _miss(task, pursuits, task.grouping.widths(keep), aim)
+            if miss <= _NEAR:
+                return keep
+            found.append((miss, keep))
+    return min(found, key=lambda each: each[0])[1] if found else None
+
+
+def _miss(task: Task, pursuits: Sequence[Pursuit], kept: Sequence[int], aim: float) -> float:
+    """How far off the aim the predicted time is, relatively, where it is most; above it, it counts twice."""
     limits = [pursuit.limit(aim, task.round_to) for pursuit in pursuits]
-    found: list[tuple[bool, float, int, Keep]] = []
-    for number, between in enumerate(_bounds(task, pursuits, tries)):
-        try:
-            keep = plan(limits, between)
-        except TargetUnreachable:
-            continue
-        used = _used(limits, task.grouping.widths(keep))
-        found.append((used <= 1.0, -abs(1.0 - used), -number, keep))
-        if _FULL <= used <= 1.0:
-            break
-    if not found:
-        return None
-    fits, off, _, keep = max(found, key=lambda each: each[:3])
-    before = max((_used(limits, one.kept) for one in tries if _held(one, pursuits)), default=0.0)
-    return None if fits and 1.0 + off <= before else keep
-
-
-def _used(limits: Sequence[LatencyLimit], kept: Sequence[int]) -> float:
-    """Predicted share of the limit that is used most."""
-    return max(predicted(limit, kept) / limit.limit_ms for limit in limits)
+    off = max(predicted(limit, kept) / limit.limit_ms for limit in limits) - 1.0
+    return -off if off <= 0 else _ABOVE * off
 
 
 def _bounds(task: Task, pursuits: Sequence[Pursuit], tries: Sequence[_Try]) -> Iterator[Between]:
@@ -251,8 +276,6 @@ def _measured(task: Task, pursuits: Sequence[Pursuit], keep: Keep) -> _Try:
     found = {}
     for pursuit in pursuits:
         task.run.report(Phase.MEASURE, 0.5, f"plan on {pursuit.device}")
-        if not pursuit.corrections:
-            pursuit.settle_steps(kept, task.round_to)
         found[pursuit.device] = _compared(task, pursuit, content)
         pursuit.heard(kept, found[pursuit.device])
     return _Try(keep=keep, kept=kept, measured_ms=found)

@@ -23,7 +23,6 @@ class Pursuit:
     original_ms: float
     predicted_original_ms: float
     limit_ms: float
-    fineness: int = 1  # parts that the device's steps are divided into
     plans: list[tuple[Widths, float]] = field(default_factory=list)
     corrections: list[dict[str, Json]] = field(default_factory=list)
 
@@ -32,8 +31,11 @@ class Pursuit:
         """Its id."""
         return self.budget.device
 
-    def limit(self, aim: float, round_to: int | None) -> LatencyLimit:
-        """The limit that the planner holds: the aim, in milliseconds as the layers add up."""
+    def limit(self, aim: float, round_to: int | None, *, finer: bool = False) -> LatencyLimit:
+        """The limit that the planner holds: the aim, in milliseconds as the layers add up.
+
+        With `finer` widths may lie between the steps that the device likes.
+        """
         wanted = aim * self.limit_ms
         layers = self.model.timed_layers(wanted)
         original = _point(layers, self.widths, self.original_ms)
@@ -42,19 +44,9 @@ class Pursuit:
             device=self.device,
             limit_ms=to_predict(wanted, measured, original),
             layers=layers,
-            steps=self._steps(round_to),
-            finer=not self.plans,
+            steps=self.model.group_steps(round_to),
+            finer=finer,
         )
-
-    def settle_steps(self, kept: Widths, round_to: int | None) -> None:
-        """Go on in the steps that the first plan went in: what was measured in others says little of these."""
-        while max(steps := self._steps(round_to), default=1) > 1 and any(
-            left % step and left != width for left, width, step in zip(kept, self.widths, steps, strict=True)
-        ):
-            self.fineness *= 2
-
-    def _steps(self, round_to: int | None) -> Widths:
-        return tuple(max(1, step // self.fineness) for step in self.model.group_steps(round_to))
 
     def heard(self, kept: Widths, measured_ms: float) -> None:
         """Learn from a measured plan."""
