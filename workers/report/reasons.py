@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.report.differences import LOCAL, differing_layers, group_of
+from workers.report.differences import LOCAL, Difference, differing_layers, group_of
 from workers.report.words import milliseconds, share
 
 Facts = Mapping[str, Any]
@@ -34,11 +34,22 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A layer of different widths, and whether the predictions tell why."""
+
+    layer: str
+    before: str
+    cells: tuple[Cell, ...]  # one for each side
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Several plans side by side."""
 
     sides: tuple[Side, ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]  # layer, original width, a cell for each side
+    headline: str  # the best founded reason, or that there is none
+    rows: tuple[Row, ...]
     same: int  # layers that all plans give the same width
 
 
@@ -61,18 +72,41 @@ def compared(variants: Sequence[Facts]) -> Comparison | None:
         return None
     layers = differing_layers([(str(variant["target"]), variant) for variant, _, _ in plans])
     rows = [
-        (
-            one.layer,
-            str(one.before),
-            tuple(
+        Row(
+            layer=one.layer,
+            before=str(one.before),
+            cells=tuple(
                 Cell(width=str(width), reasons=tuple(_reasons(facts, one.layer)))
                 for width, (_, _, facts) in zip(one.widths, plans, strict=True)
             ),
+            verdict=one.verdict,
         )
         for one in layers
     ]
     shared = len([layer for layer in plans[0][0].get("layers", ()) if layer["before"]]) - len(rows)
-    return Comparison(sides=tuple(_side(*plan) for plan in plans), rows=tuple(rows), same=max(0, shared))
+    return Comparison(
+        sides=tuple(_side(*plan) for plan in plans),
+        headline=_headline(layers),
+        rows=tuple(rows),
+        same=max(0, shared),
+    )
+
+
+def _headline(layers: Sequence[Difference]) -> str:
+    """Give the best founded difference, or say that the predictions tell none."""
+    if not layers:
+        return ""
+    founded = [one for one in layers if one.beyond > 0]
+    if not founded:
+        return (
+            "At none of these layers do the devices differ by more than the errors of the predictions: why the plans"
+            " want other widths is not told by them."
+        )
+    first = founded[0]
+    return (
+        f"Best founded: {first.layer}, {first.verdict.removeprefix('told apart: ')}. At {len(founded)} of"
+        f" {len(layers)} layers the devices differ by more than the errors of the predictions."
+    )
 
 
 def group_rows(facts: Facts) -> list[tuple[str, ...]]:
