@@ -37,7 +37,7 @@ def analyse(graph: ir.Model) -> dict[str, Json]:
     return {
         "opset": graph.opset_imports.get("", 0),
         "producer": " ".join(part for part in (graph.producer_name, graph.producer_version) if part),
-        "inputs": tensors(load.input_specs(graph)),
+        "inputs": tensors(load.input_specs(whole)),
         "outputs": tensors(load.output_specs(whole)),
         **figures(before + tail),
         "num_nodes": len(list(whole.graph)),

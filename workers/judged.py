@@ -97,7 +97,8 @@ def _part_read(content: bytes, inputs: Sequence[AnyArray], task: Task) -> ir.Mod
     graph = load.load(content)
     if task.trunk is None:
         return graph
-    Session(runnable(graph, content)).run([first(array, fixed_batch(task.uploaded) or 1) for array in inputs])
+    own = inputs[: len(graph.graph.inputs)]  # without what the file computes of them
+    Session(runnable(graph, content)).run([first(array, fixed_batch(task.uploaded) or 1) for array in own])
     return cut_off(graph, task.uploaded)
 
 

@@ -23,6 +23,7 @@ from workers.prune_spec import LATENCY, PruneSpec, Target, budgets, latency_budg
 from workers.pruning.allocation.budget import require_reachable
 from workers.pruning.graph import cost, head, load, twin
 from workers.pruning.graph.open_batch import open_batch
+from workers.pruning.graph.second_stage import fed_rows
 from workers.pruning.graph.shapes import known_shapes
 from workers.pruning.groups.find import find, require_prunable
 from workers.pruning.methods import transfer
@@ -30,6 +31,7 @@ from workers.pruning.methods.task import Task
 from workers.pruning.training.classes import match_classes
 from workers.pruning.training.data import Dataset, describe_dataset, open_dataset, require_match, synthetic
 from workers.pruning.training.evaluate import Answers, Evaluation, answer, judge
+from workers.pruning.training.picked import with_picked_rows
 from workers.pruning.types import Budget, Cost, Frozen, Json, Metric, Phase, Run
 from workers.report.page import render
 from workers.stops import origin_notes, stop_notes, tail_cost, tail_frozen, trunk_of, with_tail
@@ -140,7 +142,7 @@ def prepare(spec: PruneSpec, network: Path | bytes, dataset: Path | None, run: R
     job_budgets = _job_budgets(spec, (uploaded, graph), before + tail, run.seed, apart=isinstance(network, bytes))
     for exact in job_budgets:
         require_reachable(model, exact, min_keep=spec.min_keep, round_to=spec.round_to)
-    data = _data(spec, graph, dataset, run)
+    data = with_picked_rows(_data(spec, graph, dataset, run), part.whole, uploaded, seed=run.seed)
     outputs = head.find(graph)
     is_classifier = outputs.is_classification
     return Task(
@@ -188,7 +190,8 @@ def _job_budgets(
 
 
 def _data(spec: PruneSpec, graph: ir.Model, dataset: Path | None, run: Run) -> Dataset:
-    inputs = twin.fed_specs(graph)
+    computed = fed_rows(graph)
+    inputs = tuple(each for each in twin.fed_specs(graph) if each.name not in computed)
     if dataset is None:
         return synthetic(graph, inputs, seed=run.seed)
     data = open_dataset(dataset, inputs, preprocessing=spec.preprocessing, seed=run.seed)

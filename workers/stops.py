@@ -17,6 +17,7 @@ from workers.pruning.graph.head import inner_outputs
 from workers.pruning.graph.load import rewritten
 from workers.pruning.graph.observed import observed
 from workers.pruning.graph.open_batch import fixed_batch, open_batch
+from workers.pruning.graph.second_stage import fed_rows
 from workers.pruning.graph.sizes import sized_by_data
 from workers.pruning.graph.trunk import Trunk, trunk
 from workers.pruning.graph.values import operator
@@ -39,14 +40,14 @@ def trunk_of(graph: ir.Model) -> Trunk:
     """Give the part of a network that can be scored and trained; the network itself where no gradient stops.
 
     Shapes that only running the network tells are noted in the part. Where a network for one image works for no other
-    batch, and gives rows that may be picked from that image, these and what only leads to them are left out.
+    batch, and gives rows that may be picked from that image, layers behind take part row by row, or are left out.
     """
     foreign = foreign_nodes(graph)
     noted = observed(graph, foreign)
     part = trunk(noted, foreign)
     if fixed_batch(graph) == 1 and any(_has_rows(value) for value in graph.graph.outputs) and not _opens(part.graph):
-        without = trunk(noted, foreign, picked=True)
-        part = without if _opens(without.graph) else part
+        tried = (trunk(noted, foreign, picked=True, fed=fed) for fed in (True, False))
+        part = next((each for each in tried if _opens(each.graph)), part)
     return part if noted is graph else replace(part, whole=graph)
 
 
@@ -137,12 +138,30 @@ def stop_notes(part: Trunk) -> tuple[str, ...]:
     if inside:
         said.append(f"No gradient passes {_listed(inside)}: {_consequence(part)}")
     if behind:
-        said.append(
-            f"Nothing is learned behind {_listed(behind)}: these and the {len(tail)} nodes that only lead to what they "
-            "give stay as they are. The network in front of them is scored, fine-tuned and judged by what it gives "
-            f"them: {', '.join(sorted(inner_outputs(part.graph)))}."
-        )
+        said.append(f"{_of_rest(part, behind)}{_in_front(part)}")
     return tuple(said)
+
+
+def _of_rest(part: Trunk, behind: Sequence[tuple[str, str]]) -> str:
+    rows = fed_rows(part.graph)
+    if not rows:
+        return (
+            f"Nothing is learned behind {_listed(behind)}: these and the {len(part.tail)} nodes that only lead to what "
+            "they give stay as they are."
+        )
+    entering = ", ".join(f"{name} ({count} rows an image)" for name, count in rows.items())
+    return (
+        f"Layers behind {_listed(behind)} work on rows picked from an image: {entering}. They are scored, fine-tuned "
+        f"and judged on rows that the original picks, one for each image; {len(part.tail)} nodes between the stages "
+        "and behind the second stay as they are."
+    )
+
+
+def _in_front(part: Trunk) -> str:
+    read = sorted(inner_outputs(part.graph))
+    if not read:
+        return ""
+    return f" The network in front of them is scored, fine-tuned and judged by what it gives them: {', '.join(read)}."
 
 
 def _consequence(part: Trunk) -> str:

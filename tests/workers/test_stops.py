@@ -7,14 +7,22 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from tests.workers.pruning.graph.single import run_reference
 from tests.workers.pruning.journals import run_of
 from tests.workers.pruning.seeded import seeded
+from tests.workers.pruning.surgery.keeps import random_keep
 from workers.analysis import analyse
 from workers.pipeline import prune
 from workers.prune_spec import PruneSpec, Target
+from workers.pruning.graph.cost import count
 from workers.pruning.graph.load import load
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.graph.trunk import restored
+from workers.pruning.groups.find import find
+from workers.pruning.surgery.cut import cut
+from workers.pruning.surgery.mask import mask
 from workers.pruning.training.recipe import FinetuneSettings
+from workers.stops import trunk_of
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
 CONVS = (
@@ -99,8 +107,24 @@ STAGES = f"""stages (float[1, 3, 8, 8] x, {CONVS}, {SECOND}) => (float[1, 64, 2]
   most, at = TopK (best, five)
   row = Squeeze (at, ax0)
   picked = Gather (all, row)
-  rois = RoiAlign <output_height = 3, output_width = 3> (g, picked, image)
+  rois = RoiAlign <output_height = 3, output_width = 3, sampling_ratio = 2> (g, picked, image)
 {ROIS}"""
+SUPPRESSED = (
+    STAGES.replace("float[5, 4] second)", "float[k, 4] final)").replace(
+        "five = {5}",
+        """five = {5}, int64[1] column = {2}, int64[1] ax1 = {1}, int64[3] one = {1, 5, 4}, int64[3] flat = {1, 1, 5},
+   int64 few = {3}, float iou = {0.5}""",
+    )[:-1]
+    + """
+  refined = Reshape (second, one)
+  sure = ReduceMax <axes = [1], keepdims = 0> (second)
+  sures = Reshape (sure, flat)
+  which = NonMaxSuppression (refined, sures, few, iou)
+  rest = Gather <axis = 1> (which, column)
+  left = Squeeze (rest, ax1)
+  final = Gather (second, left)
+}"""
+)
 LEFT = f"""left (float[1, 3, 8, 8] x, {CONVS}, {SECOND}) => (float[1, 64, 2] p, float[k, 4] second)
   <int64[3] rows = {{1, 64, 6}}, int64[2] cuts = {{4, 2}}, int64[1] ax0 = {{0}}, int64[1] last = {{2}},
    int64[1] ax = {{1}}, int64 most = {{5}}, float iou = {{0.5}}, float low = {{0.5}}, int64[1] one = {{0}}> {{
@@ -111,7 +135,7 @@ LEFT = f"""left (float[1, 3, 8, 8] x, {CONVS}, {SECOND}) => (float[1, 64, 2] p, 
   picked = Gather (all, flat)
   column = Gather <axis = 1> (which, one)
   image = Squeeze (column, ax)
-  rois = RoiAlign <output_height = 3, output_width = 3> (g, picked, image)
+  rois = RoiAlign <output_height = 3, output_width = 3, sampling_ratio = 2> (g, picked, image)
 {ROIS}"""
 BEHIND = """  i = Conv <pads = [1, 1, 1, 1]> (q, v4, c4)
   j = Relu (i)
@@ -136,6 +160,7 @@ MAP = f"""map (float[N, 3, 8, 8] x, {CONVS}) => (int64[N, 1, 8, 8] y) {{
 }}"""
 NETWORKS = {
     "tagger": TAGGER, "branch": BRANCH, "loop": LOOP, "boxes": BOXES, "map": MAP, "left": LEFT, "stages": STAGES,
+    "suppressed": SUPPRESSED,
     "contrib": CONTRIB, "fused": LOOPED.replace("  j = Relu (i)", "  j = com.microsoft.Gelu (i)"),
     "branched": BRANCHED, "looped": LOOPED,
 }  # fmt: skip
@@ -193,7 +218,7 @@ def _pruned(name, spec, dataset, folder):
         ("boxes", "Nothing is learned behind NonMaxSuppression 'which'"),
         ("map", "No gradient passes ArgMax 'y'"),
         ("left", "Nothing is learned behind NonMaxSuppression 'which'"),
-        ("stages", "Nothing is learned behind Squeeze 'all', RoiAlign 'rois'"),
+        ("stages", "Layers behind Squeeze 'all', RoiAlign 'rois' work on rows picked from an image: rois (5 rows"),
     ],
 )
 def test_half_of_the_work_goes_whatever_stops_the_gradient(name, said, unlabelled, tmp_path):
@@ -229,6 +254,39 @@ def test_layers_on_both_sides_of_a_stop_are_pruned_and_learn(name, unlabelled, t
     assert widths["f"] == (8, 8)  # what the stop reads stays
     assert result["finetune"]["loss_after"] < result["finetune"]["loss_before"]
     assert result["finetune"]["kept"]
+
+
+@pytest.mark.parametrize("name", ["stages", "suppressed"])
+def test_both_stages_of_a_detector_are_pruned_and_learn(name, unlabelled, tmp_path):
+    """Rows of one image are samples of the second; its work counts five times, as the file's own does."""
+    options = {**HALF.options, "compensate": False}
+    spec = replace(HALF, options=options, finetune=FinetuneSettings(steps=20, batch_size=16))
+    result, _, new = _pruned(name, spec, unlabelled, tmp_path)
+    untrained = _pruned(name, replace(spec, finetune=FinetuneSettings(steps=0)), unlabelled, tmp_path)[2]
+    widths = {layer["name"]: (layer["before"], layer["after"]) for layer in result["layers"]}
+    second = [onnx.numpy_helper.to_array(_held(each, "w6")) for each in (new, untrained)]
+
+    assert widths["d"][1] < 16
+    assert widths["rc"][1] < 16
+    assert result["before"]["macs"] == count(trunk_of(_network(name)).graph).macs == 258864
+    assert result["after"]["macs"] == count(trunk_of(load(new.SerializeToString())).graph).macs
+    assert result["finetune"]["loss_after"] < result["finetune"]["loss_before"]
+    assert np.abs(second[0] - second[1]).max() > 0
+    assert len(new.graph.input) == 1
+
+
+@pytest.mark.parametrize("name", ["stages", "suppressed", "contrib", "branched", "looped"])
+def test_the_whole_network_cut_is_the_whole_network_masked(name):
+    """With what stops gradients, and what lies behind it, in place."""
+    part = trunk_of(_network(name))
+    grouping = find(part.graph)
+    keep = random_keep(grouping, seed=3)
+    masked, small = (restored(change(part.graph, grouping, keep), part) for change in (mask, cut))
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+
+    assert count(cut(part.graph, grouping, keep)).macs < count(part.graph).macs
+    for wanted, found in zip(*(run_reference(to_bytes(each), feeds) for each in (masked, small)), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_layers_behind_what_the_data_size_are_named():

@@ -42,7 +42,7 @@ def open_batch(graph: ir.Model) -> ir.Model:
     opened = clone(graph)
     for node in opened.graph:
         if node.op_type == "Reshape" and not node.attributes.get_int("allowzero", 0):
-            _follow_input(node, batch)
+            follow_input(node, batch)
     beyond = [
         value for node in opened.graph if node.domain for value in node.outputs
     ]  # onnx would not infer these anew
@@ -94,7 +94,8 @@ def _require_independent(opened: ir.Model, batch: int) -> None:
             raise InvalidGraph(_FIXED, where=where, actual=batch, allowed="dynamic", advice=advice)
 
 
-def _follow_input(node: ir.Node, batch: int) -> None:
+def follow_input(node: ir.Node, batch: int) -> None:
+    """Let a Reshape whose constant target begins with the batch, as what it reads does, take it from there."""
     source, target = node.inputs[0], node.inputs[1]
     shape = constant(target)
     if source is None or target is None or shape is None or _first(source) != batch or shape.size == 0:

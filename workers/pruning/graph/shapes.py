@@ -13,6 +13,7 @@ from workers.pruning.graph.caps import DEFAULT_CAPS
 from workers.pruning.graph.constants import UNKNOWN_NAME, fold_constants
 
 OBSERVED: Final = "espalier.shapes"  # key of the metadata: shapes that were seen, as `observed` notes them
+ROWS: Final = "espalier.rows"  # the same, for inputs of which an image has several rows: how many of each
 BATCH: Final = "batch"  # there, the first length of the first input
 
 NO_LENGTHS: Final[Mapping[str, int]] = {}
@@ -125,6 +126,7 @@ def _shapes_at(graph: ir.Model, length: Callable[[int, int], int | None]) -> dic
     proto = proto_without_weights(graph)
     feeds = {value.name for value in graph.graph.inputs}
     named: dict[str, int] = {}
+    rows: dict[str, int] = json.loads(graph.metadata_props.get(ROWS, "{}"))
     for value in proto.graph.input:
         axes = value.type.tensor_type.shape.dim
         for axis, dimension in enumerate(axes):
@@ -132,6 +134,8 @@ def _shapes_at(graph: ir.Model, length: Callable[[int, int], int | None]) -> dic
             if value.name in feeds and chosen is not None:
                 named.setdefault(dimension.dim_param, chosen)
                 dimension.dim_value = chosen
+        if value.name in rows and axes:
+            axes[0].dim_value = rows[value.name] * (length(0, len(axes)) or 1)
     _forget_inferred(proto, named)
     inferred = _inferred(proto)
     found = _found(inferred)

@@ -13,7 +13,17 @@ from typing import Final
 import onnx_ir as ir
 
 from workers.pruning.graph.head import CARRIED, DECLARED, INNER, added_outputs
-from workers.pruning.graph.shapes import OBSERVED
+from workers.pruning.graph.second_stage import (
+    SecondStage,
+    depends,
+    fed_rows,
+    feed,
+    row_count,
+    second_stage,
+    settle,
+    unfeed,
+)
+from workers.pruning.graph.shapes import OBSERVED, ROWS, forget_shapes, infer_shapes
 from workers.pruning.graph.simplify import remove_dead
 from workers.pruning.graph.sizes import sized_by_data
 from workers.pruning.graph.values import (
@@ -45,29 +55,40 @@ class Trunk:
         return self.graph is self.whole
 
 
-def trunk(graph: ir.Model, foreign: frozenset[str], *, picked: bool = False) -> Trunk:
+def trunk(graph: ir.Model, foreign: frozenset[str], *, picked: bool = False, fed: bool = False) -> Trunk:
     """Split a network where gradients stop; `foreign` names the nodes that torch has no function for.
 
-    With `picked`, what has rows that are picked from one image belongs to no sample: any first length but one.
+    With `picked`, what has rows that are picked from one image belongs to no sample: any first length but one. With
+    `fed`, layers that work on such rows are part of the trunk, which then has an input for them (`second_stage`).
 
     Outputs of the part are those of the network that hang on its weights through gradients, then the inner ones, then
     the others that the tail reads. Where nothing is stopped, the part is the network itself.
     """
-    found = _Search(graph, foreign, picked=picked)
+    found = _Search(graph, foreign, picked=picked, fed=fed)
     if not found.inner and (not found.dropped or not found.kept):
         return Trunk(whole=graph, graph=graph, stops=found.stops)
     near = found.near()
+    stage = None if found.stage is None or any(value.producer() in near for value in found.stage.fed) else found.stage
+    if stage is not None:
+        near |= stage.nodes
+    later = () if stage is None else stage.outputs
     tail = tuple(node.name or "" for node in graph.graph if node not in near)
-    crossing = found.crossing(near)
+    crossing = [value for value in found.crossing(near) if value not in later]
     part = clone(graph)
-    names = [value.name or "" for value in (*found.inner, *crossing)]
-    set_outputs(part, (*(value.name for value in found.kept), *names))
+    inner = [*found.inner, *(value for value in later if not value.is_graph_output())]
+    names = [value.name or "" for value in (*inner, *crossing)]
+    own = [value.name for value in graph.graph.outputs if value in found.kept or value in later]
+    if stage is not None:
+        feed(part, {value.name or "": stage.rows for value in stage.fed})
+    set_outputs(part, (*own, *names))
     _free_merged_batch(part, names)
-    part.metadata_props[INNER] = "\n".join(names[: len(found.inner)])
-    part.metadata_props[CARRIED] = "\n".join(names[len(found.inner) :])
+    part.metadata_props[INNER] = "\n".join(names[: len(inner)])
+    part.metadata_props[CARRIED] = "\n".join(names[len(inner) :])
     if found.dropped:  # one output that is left is not what the network is for
         part.metadata_props.setdefault(DECLARED, "other")
     remove_dead(part)
+    if stage is not None:
+        settle(part, {value.name for value in later})
     return Trunk(whole=graph, graph=part, stops=found.stops, tail=tail)
 
 
@@ -87,11 +108,16 @@ def _batches(graph: ir.Graph) -> set[int | ir.SymbolicDim]:
 def cut_off(graph: ir.Model, like: ir.Model) -> ir.Model:
     """Return the trunk of a network that has the values of `like`, another trunk, under the same names."""
     part = clone(graph)
+    if rows := fed_rows(like):
+        feed(part, rows)
     set_outputs(part, (value.name for value in like.graph.outputs))
     part.metadata_props.update(
         {key: like.metadata_props[key] for key in (INNER, CARRIED) if key in like.metadata_props}
     )
     remove_dead(part)
+    if rows:
+        ends = zip(part.graph.outputs, like.graph.outputs, strict=True)
+        settle(part, {value.name for value, wanted in ends if value.shape != wanted.shape})
     return part
 
 
@@ -106,7 +132,9 @@ def restored(part: ir.Model, of: Trunk) -> ir.Model:
         _reorder(made, [node.name for node in of.whole.graph])
     left = [value.name for value in made.graph.outputs if value.name not in added]
     set_outputs(made, wanted if added.intersection(wanted) or of.tail else left)
-    for key in (INNER, CARRIED, OBSERVED):
+    if fed_rows(made):
+        _count_rows(made, of.whole)
+    for key in (INNER, CARRIED, OBSERVED, ROWS):
         made.metadata_props.pop(key, None)
     return made
 
@@ -115,7 +143,8 @@ def _attach(made: ir.Model, whole: ir.Model, tail: Container[str | None]) -> Non
     """Move the tail of the one network behind the other, which has what it reads under the same names."""
     behind = [node for node in whole.graph if node.name in tail]
     whole.graph.outputs[:] = []
-    here = {value.name: value for value in (*made.graph.inputs, *made.graph.outputs)}
+    fed = fed_rows(made)
+    here = {value.name: value for value in (*made.graph.inputs, *made.graph.outputs) if value.name not in fed}
     for value in list(all_values(whole)):
         if value.name in here and value.const_value is None:
             value.replace_all_uses_with(here[value.name])
@@ -123,6 +152,16 @@ def _attach(made: ir.Model, whole: ir.Model, tail: Container[str | None]) -> Non
     _bring_weights(made, whole, behind)
     whole.graph.remove(behind)
     made.graph.extend(behind)
+    unfeed(made, fed)
+
+
+def _count_rows(made: ir.Model, whole: ir.Model) -> None:
+    """Let all shapes be those of one image again, with all of its rows."""
+    del made.metadata_props[ROWS]
+    for value, wanted in zip(made.graph.outputs, whole.graph.outputs, strict=True):
+        value.shape = wanted.shape
+    forget_shapes(made)
+    infer_shapes(made)
 
 
 def _reorder(graph: ir.Model, names: Sequence[str | None]) -> None:
@@ -154,10 +193,16 @@ def _not_one_each(graph: ir.Graph) -> set[ir.Value]:
     return {value for value in values if value.shape and isinstance(value.shape[0], int) and value.shape[0] != 1}
 
 
+def _leaves(value: ir.Value) -> bool:
+    """Whether a value is an output, or nodes read it that do not give as many rows."""
+    given = [[row_count(out) for out in use.node.outputs] for use in value.uses()]
+    return value.is_graph_output() or any(row_count(value) not in counts for counts in given)
+
+
 class _Search:
     """What is known of the values of a graph: what hangs on weights, what the outputs feel, what lies behind stops."""
 
-    def __init__(self, graph: ir.Model, foreign: frozenset[str], *, picked: bool) -> None:
+    def __init__(self, graph: ir.Model, foreign: frozenset[str], *, picked: bool, fed: bool) -> None:
         self._graph, self._foreign = graph.graph, foreign
         self._batches = _batches(self._graph)
         self._alive: set[ir.Value] = set()
@@ -165,15 +210,26 @@ class _Search:
         self._behind: set[ir.Value] = set()  # a stop that torch does not run, or values of such lengths
         for node in self._graph:
             self._follow(node)
+        self.stage = self._second_stage() if fed else None
+        self._loose = set(self._sized)  # what no sample owns
+        if picked:
+            self._loose |= _not_one_each(self._graph)
+        if self.stage is not None:
+            self._loose |= depends(self._graph, self.stage.fed)
         outputs = list(self._graph.outputs)
         stopped = self._behind - self._alive
-        self._loose = self._sized | _not_one_each(self._graph) if picked else self._sized
         self.dropped = [value for value in outputs if value in self._loose or value in stopped]
         self.kept = [value for value in outputs if value not in self.dropped]
         felt = self._felt()
         self._unfelt = self._alive - felt - self._loose
         self.inner = self._ends(felt)
         self.stops = tuple((node.name or "", operator(node)) for node in self._graph if self._stops(node))
+
+    def _second_stage(self) -> SecondStage | None:
+        """The layers that work on what no sample owns, where they can be looked at row by row."""
+        values = (value for node in self._graph for value in node.outputs)
+        rows = [value for value in values if value in self._alive and value not in self._sized and _leaves(value)]
+        return second_stage(rows, self._alive)
 
     def near(self) -> set[ir.Node]:
         """The nodes that what is kept is computed from."""
