@@ -11,6 +11,8 @@ from workers.pruning.graph.load import load
 # By hand, from the definitions; too coarse a grouping would pass every comparison of outputs.
 _C2F = [8, 8, 8, 8, 16]  # passed half, half of the residual chain, two inner widths, output; twice as wide: _WIDE
 _WIDE = [16, 16, 16, 16, 32]
+_C3K2 = [8, 8, 4, 4, 4, 8]  # passed half, other half, left stream of the inner part, inside of it, right, joined
+_WIDE_C3K2 = [16, 16, 8, 8, 8, 16]
 WIDTHS = {
     "vgg11": [8, 16, 32, 32, 64, 64, 64, 64, 48],
     "vgg16": [8] * 2 + [16] * 2 + [32] * 3 + [64] * 6 + [48],
@@ -27,6 +29,12 @@ WIDTHS = {
     # 16 channels in 4 groups of 4 go by whole groups, 32 in 4 groups of 8 by position in all groups.
     "resnext": [16, 4, 32, 8, 8, 64],
     "shufflenet_v1": [8, 4, 4, 32],  # 3 groups: positions of the stream, positions of both hidden layers
+    # Both blocks: in front, 8 positions of the convolution of groups, squeezed. Streams of 16 and 32.
+    "regnet": [16, 8, 8, 4, 8, 8, 4, 32],
+    # A channel of the left half and one of the right go together once they are shuffled: 16 pairs, of which 8 pass the
+    # next block and 4 of these the one behind; inner widths; the last layer.
+    "shufflenet_v2": [8, 8, 4, 4, 16, 16, 16, 48],
+    "convnext": [12, 48, 24, 96],  # streams and hidden widths of two stages
     "densenet": [16, *[16, 8] * 3, 20, *[16, 8] * 3],
     "mobilenet_v2": [8, 48, 16, 96, 96, 24, 64],
     "mnasnet": [8, 6, 36, 10, 60, 30, 4, 12, 36, 4, 40],
@@ -41,12 +49,20 @@ WIDTHS = {
     # Stem; stage (stream, inner); stage (stream, two inner); five, head of the deep level; route; shallow level alike.
     "yolo3": [8, 16, 8, 32, 16, 16, 16, 32, 16, 32, 16, 32, 8, 8, 16, 8, 16, 8, 16],
     "yolo8": [8, 16, *_C2F, 32, *_WIDE, 16, 32, *_C2F, 16, *_WIDE, 16, 16, 16, 16],
+    # Stem; stages; blocks as in yolo8 whose inner part is a C3 (left, inside, right, joined); pooled; attention among
+    # places: passed half, its stream, positions of keys and of values, hidden; pyramid; heads; whole heads.
+    "yolo11": [
+        *(8, 16, *_C3K2, 16, 32, *_WIDE_C3K2, 32),
+        *(16, 32, 16, 16, 4, 8, 32, 32),
+        *(*_C3K2, 16, 16, *_WIDE_C3K2, 32, 16, 16, 16, 16, 2),
+    ],
     "espcn": [16, 8, 12],  # 32 channels are blocks of 2 x 2 pixels of 8
     "two_tower": [8, 16],  # one tower, applied twice
     # The stream; a position of the head in queries, keys and values of all heads; hidden; whole heads.
     "vit": [24, 8, 48, 8, 48, 3, 3],
     "deit": [24, 8, 48, 8, 48, 3, 3],
     "bert": [24, 6, 6, 48, 6, 6, 48, 24, 4, 4],  # queries and keys; values; hidden; pooled
+    "swin": [16, 8, 32, 8, 32, 32, 2, 2],  # stream; positions and hidden of two blocks; merged; whole heads
     "mixer": [16, 24, 32],  # the stream, hidden positions, which lie across it, hidden channels
     "gpt": [24, 8, 8, 64, 3],
     "llama": [32, 4, 8, 48, 2],  # rotary positions turn dimension i with i + 4; 4 heads share 2 of keys and values

@@ -1,4 +1,4 @@
-"""Whole jobs on networks that are not image classifiers: scored, cut, compensated, fine-tuned a little, verified."""
+"""Whole jobs on networks of every kind: scored, cut, compensated, fine-tuned a little, verified."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,10 @@ from workers.prune_spec import PruneSpec, Target
 from workers.pruning.training.recipe import FinetuneSettings
 
 QUICK = {"lstm_tagger", "gpt"}
-KINDS = ("lstm_tagger", "gpt", "bert", "llama", "vit", "swin", "mixer", "two_tower", "two_in_two_out", "yolo8", "tcn")
+KINDS = (
+    *("lstm_tagger", "gpt", "bert", "llama", "vit", "swin", "mixer", "two_tower", "two_in_two_out", "yolo8", "tcn"),
+    *("shufflenet_v1", "mobilevit"),
+)
 
 
 @pytest.mark.parametrize(
