@@ -22,6 +22,21 @@ OPERATORS_INTRODUCTION = (
 )
 
 
+REWRITES_INTRODUCTION = (
+    "",
+    "## Operators of ONNX Runtime",
+    "",
+    "Files that its optimisers saved hold operators outside of the standard. These are rewritten when a file is",
+    "read, and the pruned network has the standard form; analysis and result say so. Forms with settings that the",
+    "rewrite does not know, and every other operator that ONNX Runtime has a kernel for on processors, stay as they",
+    "are: ONNX Runtime runs them, what they touch is frozen and named, and what they multiply is not counted. An",
+    "operator that nobody here can run is refused by name.",
+    "",
+    "| operator | rewritten as |",
+    "|---|---|",
+)
+
+
 def _shown(default: object) -> str:
     """Return a default for people: durations in words, nothing for what is empty."""
     if default is None or default == "":
@@ -54,7 +69,15 @@ def operators_page() -> str:
         summary = "" if support is None else support.summary.replace("|", "\\|")
         followed = "yes" if name in RULES else "frozen"
         rows.append(f"| {name} | {'yes' if support else 'no'} | {opsets} | {followed} | {summary} |")
-    return "\n".join([NOTICE, *OPERATORS_INTRODUCTION, *rows, ""])
+    return "\n".join([NOTICE, *OPERATORS_INTRODUCTION, *rows, *_rewritten(), ""])
+
+
+def _rewritten() -> list[str]:
+    """Return the table of operators that only ONNX Runtime knows and that are rewritten."""
+    from workers.pruning.graph.rewrites import REWRITES
+
+    forms = sorted((f"{domain}::{name}" if domain else name, form) for (domain, name), form in REWRITES.items())
+    return [*REWRITES_INTRODUCTION, *(f"| {name} | {(form.__doc__ or '').splitlines()[0]} |" for name, form in forms)]
 
 
 PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "operators.md": operators_page}

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from workers.pruning.errors import InvalidGraph, PruningError
 from workers.pruning.graph import cost
+from workers.pruning.graph.domains import STANDARD_DOMAINS
 from workers.pruning.graph.execute import foreign_nodes
 from workers.pruning.graph.head import inner_outputs
 from workers.pruning.graph.load import rewritten
@@ -118,7 +119,7 @@ def origin_notes(graph: ir.Model) -> tuple[str, ...]:
             f"Operators of ONNX Runtime were rewritten in those of the ONNX standard, which give the same: {listed}. "
             "The pruned network has the standard ones; ONNX Runtime puts them together again when it loads it."
         )
-    left = Counter(operator(node) for node in graph.graph if node.domain)
+    left = Counter(operator(node) for node in graph.graph if node.domain not in STANDARD_DOMAINS)
     if left:
         listed = ", ".join(f"{number} {name}" for name, number in sorted(left.items()))
         advice = _RELAYOUT_ADVICE if any(name.startswith(_RELAYOUT) for name in left) else ""

@@ -57,7 +57,7 @@ def _clip(place: Place, value: str, low: float, high: float) -> None:
 
 
 def _fused_conv(place: Place) -> None:
-    """Convolution, perhaps the sum with a shortcut, activation."""
+    """Conv, perhaps Add of a shortcut, and the activation."""
     params = next((list(each.floats) for each in place.node.attribute if each.name == "activation_params"), [])
     names = _ACTIVATIONS.get(place.text("activation"), ())
     if len(params) < len(names):
@@ -69,7 +69,7 @@ def _fused_conv(place: Place) -> None:
 
 
 def _fused_gemm(place: Place) -> None:
-    """Matrix product with bias, activation."""
+    """Gemm and the activation."""
     product = place.add("Gemm", *place.node.input, main=True, copied=("alpha", "beta", "transA", "transB"))
     settings = {name: f"activation_{name}" for name in ("alpha", "beta", "min", "max")}
     given = {each.name: each.f for each in place.node.attribute}
@@ -77,7 +77,7 @@ def _fused_gemm(place: Place) -> None:
 
 
 def _fused_matmul(place: Place) -> None:
-    """Matrix product of transposed operands, times a number."""
+    """Transpose, MatMul and Mul by a number; no transposed batch axes."""
     if place.setting("transBatchA", 0) or place.setting("transBatchB", 0):
         raise NotKnownYet
     operands = [_turned(place, index, name) for index, name in enumerate(("transA", "transB"))]
@@ -98,7 +98,7 @@ def _turned(place: Place, index: int, setting: str) -> str:
 
 
 def _gelu(place: Place) -> None:
-    """Exact, x / 2 (1 + erf(x / sqrt 2)); with a bias before."""
+    """Gelu, before opset 20 x / 2 (1 + erf(x / sqrt 2)); a bias is added before."""
     source = place.given(0)
     if place.given(1):
         source = place.add("Add", source, place.given(1))
@@ -110,7 +110,7 @@ def _gelu(place: Place) -> None:
 
 
 def _fast_gelu(place: Place) -> None:
-    """By tanh, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); with a bias before."""
+    """Gelu by tanh, before opset 20 x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); a bias is added before."""
     source = place.given(0)
     if place.given(1):
         source = place.add("Add", source, place.given(1))
@@ -129,33 +129,33 @@ def _half_of_one_plus(place: Place, source: str, bent: str) -> None:
 
 
 def _quick_gelu(place: Place) -> None:
-    """Swish with a factor inside: x sigmoid(alpha x)."""
+    """Product of x and Sigmoid of alpha x."""
     source, alpha = place.given(0), place.setting("alpha", 1.702)
     scaled = source if alpha == 1 else place.add("Mul", source, place.number(alpha))
     place.add("Mul", source, place.add("Sigmoid", scaled, main=True), to=place.wanted(0))
 
 
 def _layer_norm(place: Place) -> None:
-    """As ONNX Runtime had it before the standard did."""
+    """Before opset 17, where ONNX Runtime had it and the standard did not: its parts."""
     place.only(0)
     place.normalise(place.given(0), place.given(1), place.given(2), place.wanted(0))
 
 
 def _simplified_layer_norm(place: Place) -> None:
-    """Division by the root mean square of the last axis."""
+    """Division by the root mean square of the last axis, in its parts."""
     place.only(0)
     _divided(place, place.given(0), place.given(1), place.wanted(0))
 
 
 def _skip_layer_norm(place: Place) -> None:
-    """Sum of the stream, a branch and its bias, normalised; the sum may be an output too."""
+    """Add of stream, branch and bias, and LayerNormalization; the sum may be an output too."""
     place.only(0, 3)
     total = _summed(place, place.given(4))
     place.normalise(total, place.given(2), place.given(3), place.wanted(0), epsilon=1e-12)
 
 
 def _skip_simplified_layer_norm(place: Place) -> None:
-    """As with LayerNormalization, without mean and shift."""
+    """Add of stream, branch and bias, and division by the root mean square, in its parts."""
     place.only(0, 3)
     _divided(place, _summed(place, place.given(3)), place.given(2), place.wanted(0))
 

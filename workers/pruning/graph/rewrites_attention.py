@@ -20,7 +20,7 @@ _MASKED: Final = -10000.0
 
 
 def attention(place: Place) -> None:
-    """Projection to queries, keys and values by one weight, then attention of several heads."""
+    """MatMul and Add for queries, keys and values, then the products of several heads; no past, no rotation."""
     _require_opset(place)
     place.only(0)
     place.without(4, 6)
@@ -33,7 +33,7 @@ def attention(place: Place) -> None:
 
 
 def multi_head_attention(place: Place) -> None:
-    """Attention of several heads, with what projections still lack added before."""
+    """Products of several heads, with what projections still lack added before; no past, no packed inputs."""
     _require_opset(place)
     place.only(0)
     place.without(6, 7, 8, 9)
@@ -134,7 +134,7 @@ def _widened(place: Place, name: str, axes: list[int]) -> str:
 
 
 def embedding(place: Place) -> None:
-    """Sum of what tables hold for words, positions and segments, normalised; perhaps how many words are none."""
+    """Gather from the tables of words, positions and segments, Add, LayerNormalization; ReduceSum of the mask."""
     _require_opset(place)
     ids, segments, words, positions, table = (place.given(index) for index in range(5))
     mask, mask_index = place.given(7), place.wanted(1)

@@ -229,7 +229,9 @@ class _Search:
         """The layers that work on what no sample owns, where they can be looked at row by row."""
         values = (value for node in self._graph for value in node.outputs)
         rows = [value for value in values if value in self._alive and value not in self._sized and _leaves(value)]
-        return second_stage(rows, self._alive)
+        ends = set(rows)
+        told = [value for value in rows if value.is_graph_output() or not self._follows_from(value, ends)]
+        return second_stage(told, self._alive)
 
     def near(self) -> set[ir.Node]:
         """The nodes that what is kept is computed from."""

@@ -36,7 +36,7 @@ def propagate(graph: ir.Model, *, heads_of: Propagation | None = None, shapes: S
 
 def _visit(state: Propagation, node: ir.Node) -> None:
     if node.domain not in {"", "ai.onnx"}:
-        _barrier(state, node, f"operator {operator(node)} is of no standard and not followed")
+        _barrier(state, node, f"operator {operator(node)} is not followed")
         return
     rule = RULES.get(node.op_type)
     if rule is None:
