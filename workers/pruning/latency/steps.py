@@ -1,7 +1,12 @@
-"""The step in channels that a device likes, learned by timing one layer at widths a little above a round one."""
+"""The step in channels that a device likes, and the widths below it that fall off its stair, learned by timing.
+
+One layer of each kind is timed at widths a little above a round one, which tells the step, and a little below one: a
+device that rounds widths up takes as long for those as for the round one, and one that has another kernel for them
+takes longer.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from workers.pruning.latency.rows import Row, fitting_copies
@@ -10,7 +15,18 @@ from workers.pruning.latency.table import Table
 BASE: Final = 32
 STEPS: Final = (1, 2, 4, 8, 16, 32)
 EFFICIENT: Final = 0.92  # of the speed between two round widths; a step that keeps it is liked
+ROUND: Final = 48  # the width below which misfits are looked for
+MISFITS: Final = (1, 2, 4, 8)  # channels fewer
+LONGER: Final = 1.08  # of the time at the round width; a width below it that takes more has another kernel
 _KINDS: Final = ("convolution", "pointwise convolution", "grouped convolution")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Powers of two that must divide the widths of a layer, for these to be rounded up to the step."""
+
+    read: int = 1
+    written: int = 1
 
 
 def probes(rows: Iterable[tuple[Row, float]]) -> dict[str, tuple[Row, ...]]:
@@ -27,16 +43,37 @@ def probes(rows: Iterable[tuple[Row, float]]) -> dict[str, tuple[Row, ...]]:
     return {kind: tuple(at_width(row, width) for width in widths) for kind, (_, row) in sorted(heaviest.items())}
 
 
+def fit_probes(probed: Mapping[str, Sequence[Row]]) -> dict[str, tuple[Row, ...]]:
+    """Rows that tell which widths of each kind fall off the stair: one round row, then misfits read, then written.
+
+    Args:
+        probed: what `probes` gave; the same layers are timed.
+    """
+    found = {}
+    for kind, (row, *_) in probed.items():
+        fewer = [ROUND - misfit for misfit in MISFITS]
+        # What a grouped convolution reads it writes.
+        read = [at_widths(row, width, width if row.groups > 1 else ROUND) for width in fewer]
+        written = [] if row.groups > 1 else [at_widths(row, ROUND, width) for width in fewer]
+        found[kind] = (at_width(row, ROUND), *read, *written)
+    return found
+
+
 def at_width(row: Row, width: int) -> Row:
     """The same convolution with so many channels on both sides; nothing is added to it."""
+    return at_widths(row, width, width)
+
+
+def at_widths(row: Row, read: int, written: int) -> Row:
+    """The same convolution with so many channels on either side; nothing is added to it."""
     weight = row.weight
     if weight is None:
         raise ValueError(f"{row.operator} has no weights")
-    inside = weight.shape[1] if row.groups > 1 and weight.shape[1] == 1 else width
-    data = replace(row.data, shape=(row.data.shape[0], width, *row.data.shape[2:]))
-    filters = replace(weight, shape=(width, inside, *weight.shape[2:]))
+    inside = weight.shape[1] if row.groups > 1 and weight.shape[1] == 1 else read
+    data = replace(row.data, shape=(row.data.shape[0], read, *row.data.shape[2:]))
+    filters = replace(weight, shape=(written, inside, *weight.shape[2:]))
     fused = tuple(name for name in row.fused if name != "Add")
-    output = (row.output[0], width, *row.output[2:])
+    output = (row.output[0], written, *row.output[2:])
     same = replace(row, operands=(data, filters), output=output, fused=fused)
     return replace(same, copies=fitting_copies(same.operator, same.macs, same.num_weights))
 
@@ -64,3 +101,24 @@ def _step(times: Sequence[float]) -> int:
             break
         liked = step
     return liked
+
+
+def learned_fits(table: Table, probed: Mapping[str, Sequence[Row]]) -> dict[str, Fit]:
+    """What must divide the widths of each kind, as `fit_probes` were timed; nothing of a kind with a missing row."""
+    fits = {}
+    for kind, rows in probed.items():
+        round_ms, *times = [table.ms(row) for row in rows]
+        known = [ms for ms in times if ms is not None]
+        if round_ms is not None and len(known) == len(times):
+            sides = [known[start : start + len(MISFITS)] for start in range(0, len(known), len(MISFITS))]
+            divisors = [_divisor(side, round_ms) for side in sides]
+            fits[kind] = Fit(read=divisors[0], written=divisors[-1])
+    return fits
+
+
+def _divisor(times: Sequence[float], round_ms: float) -> int:
+    """The smallest misfit from which on a width takes hardly longer than the round one above it."""
+    for misfit, ms in reversed(list(zip(MISFITS, times, strict=True))):
+        if ms > LONGER * round_ms:
+            return 2 * misfit
+    return 1

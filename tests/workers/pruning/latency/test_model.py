@@ -9,6 +9,7 @@ from tests.workers.pruning.latency.laws import LawDevice, measurement
 from tests.workers.pruning.latency.network import WIDE, parts_of
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.latency.model import LatencyModel
+from workers.pruning.latency.steps import Fit
 from workers.pruning.latency.table import Table, on_one_clock
 from workers.pruning.surgery.cut import cut
 from workers.pruning.types import Keep, TimedNetwork
@@ -47,6 +48,39 @@ def test_aligned_widths_that_were_never_timed_are_predicted(block):
 
     for _ in range(5):
         kept = [int(rng.integers(1, width // block + 1)) * block for width in model.widths]
+        (measured,) = device.time([whole(graph, grouping, kept)]).values()
+        assert latency.predict(kept) == pytest.approx(measured.p50_ms, rel=0.05)
+
+
+class MisfitDevice(LawDevice):
+    """A device that rounds widths up, unless what a convolution reads is no multiple of 4: that takes 1.6 times."""
+
+    def nanoseconds(self, node, shapes):
+        """One node."""
+        ns = super().nanoseconds(node, shapes)
+        reads = shapes[node.input[0]][1] if node.op_type == "Conv" else 0
+        return ns * (1.6 if reads > 3 and reads % 4 else 1.0)
+
+
+def test_what_must_divide_the_widths_is_learned():
+    """Of what is read, 4; what is written may have any width, and on a device that rounds all up both may."""
+    _, _, _, odd = learned(MisfitDevice(block=16, element_ns=0.0))
+    _, _, _, even = learned(LawDevice(block=16, element_ns=0.0))
+
+    assert odd.fits["convolution"] == odd.fits["pointwise convolution"] == Fit(read=4, written=1)
+    assert odd.fits["grouped convolution"] == Fit(read=4, written=4)
+    assert set(even.fits.values()) == {Fit()}
+
+
+@pytest.mark.parametrize("kind", [LawDevice, MisfitDevice])
+def test_widths_that_are_no_step_are_predicted(kind):
+    """Up to the step time goes in stairs; beside them it takes what the nearest widths beside them took."""
+    device = kind(block=16, element_ns=0.0)
+    graph, grouping, model, latency = learned(device)
+    rng = np.random.default_rng(1)
+
+    for _ in range(5):
+        kept = [int(rng.integers(width // 3, width)) for width in model.widths]
         (measured,) = device.time([whole(graph, grouping, kept)]).values()
         assert latency.predict(kept) == pytest.approx(measured.p50_ms, rel=0.05)
 
