@@ -27,6 +27,8 @@ from workers.pruning.training.loop import SECONDS_BETWEEN_RECORDS, Finetuned
 from workers.pruning.types import Budget, Json, Keep, Memo, Metric, Phase
 
 WARM_UP: Final = 0.05  # of training from scratch
+LARGEST_RISE: Final = 2.0  # of the rate from scratch, by batches and narrower layers together
+BOLDNESS: Final = 8.0  # of the rate from scratch, over what the untrained network bears at once
 MOST_RISE: Final = 0.15  # of the loss between two events, above which an event waits
 MOST_WAITS: Final = 2  # events in a row
 LEAST_LOSS: Final = 0.05  # of an uninformed network's loss; below it a rise means nothing
@@ -134,8 +136,8 @@ class _Dynamic:
         )
         self._memory = self._trainer.memory(self._edits)
         self._begin(recipe.batch_size)
-        if teacher is not None and task.finetune.learning_rate is None:
-            self._trainer.lower_rate()
+        if task.finetune.learning_rate is None:
+            self._trainer.lower_rate(BOLDNESS if options.from_scratch else 1.0)
 
     def _begin(self, wanted: int) -> None:
         """Fix the memory budget and the first batch; a smaller one than wanted learns more slowly."""
@@ -263,11 +265,15 @@ class _Dynamic:
         """Constant up to the last event, then a cosine to zero; larger batches have larger rates.
 
         From scratch it rises to that in the first twentieth: the full rate at once leaves layers without normalisation
-        with units that never answer again, which then look marginal.
+        with units that never answer again, which then look marginal. Narrow layers bear and need more than wide ones:
+        there it grows with the square root of how many times fewer units there are, all in all at most twofold.
         """
-        rate = self._trainer.recipe.learning_rate * self._trainer.progress.rate_factor
+        progress = self._trainer.progress
+        rate = self._trainer.recipe.learning_rate * progress.rate_factor
         if self._options.from_scratch:
-            progress = self._trainer.progress
+            mask = self._state.keep.mask
+            narrower = math.sqrt(len(mask) / mask.sum()) if self._options.scale_learning_rate else 1.0
+            rate = self._trainer.recipe.learning_rate * min(progress.rate_factor * narrower, LARGEST_RISE)
             rate *= min(1.0, (progress.samples + progress.batch_size) / (WARM_UP * self._trainer.total_samples))
         beyond = (self._trainer.fraction - self._schedule.stop) / (1.0 - self._schedule.stop)
         return rate * 0.5 * (1.0 + math.cos(math.pi * beyond)) if beyond > 0 else rate

@@ -23,6 +23,8 @@ from workers.pruning.types import (
 
 RankBy = Literal["target", "memory"]
 LARGEST_SHARE: Final = 0.2  # of a group at one event
+EVEN_PART: Final = 0.5  # of the width that a group would have if all were cut alike, below which it does not fall
+_HALVINGS: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +51,25 @@ def rules(
     marginal: float,
     rank_by: RankBy = "target",
 ) -> Rules:
-    """Fix floors and steps: those that the runtime likes where they reach the target, single channels elsewhere."""
+    """Fix floors and steps: those that the runtime likes where they reach the target, single channels elsewhere.
+
+    Source: derivation. What is cut never comes back and scores of early training are noisy, so no group falls far below
+    the others: every floor is at least half of the share that meets the target where all groups keep the same.
+    """
     aligned = round_to is None and holds(cost(model, aligned_floors(model, min_keep)), final)
+
+    def floors_at(share: float) -> tuple[int, ...]:
+        return aligned_floors(model, share) if aligned else floor_widths(model, share, round_to)
+
+    low, high = min_keep, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(cost(model, floors_at(middle)), final) else (low, middle)
     return Rules(
         grouping=grouping,
         model=model,
         final=final,
-        floors=aligned_floors(model, min_keep) if aligned else floor_widths(model, min_keep, round_to),
+        floors=floors_at(max(min_keep, EVEN_PART * low)),
         steps=steps_for(model, None if aligned else round_to or 1),
         aligned=aligned,
         marginal=marginal,

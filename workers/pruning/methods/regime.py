@@ -11,7 +11,7 @@ from workers.pruning.graph.head import inner_outputs
 from workers.pruning.methods.task import Task
 from workers.pruning.training.recipe import Recipe, Workload, activation_bytes, choose
 
-SCRATCH_RATE: Final = 0.01  # from scratch, where the job names none
+SCRATCH_RATE: Final = 0.05  # from scratch, where the job names none
 
 
 class TrainingNeeded(PruningError):

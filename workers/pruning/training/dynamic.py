@@ -143,13 +143,13 @@ class DynamicTrainer:
         self._sample_bytes = found.sample_bytes
         return replace(found, least_bytes=LEAST_PART * self._teacher_sample)
 
-    def lower_rate(self) -> None:
-        """Lower the rate to what the first batches bear; holds no more than a step."""
+    def lower_rate(self, boldness: float = 1.0) -> None:
+        """Lower the rate to so many times what the first batches bear; holds no more than a step."""
         size = self.progress.batch_size
         batches = [self._indices(number * size, size) for number in range(RATE_BATCHES)]
         losses = [partial(self._loss, indices, {}, viewed=True) for indices in batches]
-        rate = bearable_rate(self.recipe.learning_rate, self._network, losses)
-        self.recipe = replace(self.recipe, learning_rate=rate)
+        rate = bearable_rate(self.recipe.learning_rate / boldness, self._network, losses)
+        self.recipe = replace(self.recipe, learning_rate=boldness * rate)
 
     def probe_loss(self) -> float:
         """Loss on the first training samples as stored, in evaluation mode."""

@@ -211,3 +211,30 @@ def test_the_schedule_is_cubic_and_ends_at_the_target():
     assert limits == pytest.approx([100.0, 30.0, 20.0, 20.0])
     assert [schedule.due(at) for at in (0.0, 0.1, 0.25, 0.5, 1.0)] == [0, 1, 2, 5, 5]
     assert schedule.count == 5
+
+
+def test_narrow_layers_learn_faster_from_scratch(prepared):
+    """The rate grows with every cut, to no more than twice that of the recipe; without scaling it does not."""
+    outcome, constant = (
+        dynhp(replace(prepared, run=run_of()), from_scratch=True, reuse_memory=False, scale_learning_rate=scaled)
+        for scaled in (True, False)
+    )
+    rate = outcome.finetuned.recipe.learning_rate
+    reached = [point["learning_rate"] for point in outcome.facts["events"] if 0.05 < point["fraction"] < 0.6]
+    most = min(2.0, outcome.keep.mask.mean() ** -0.5)
+
+    assert reached == sorted(reached)
+    assert rate < reached[-1] <= most * rate * (1 + 1e-9)
+    assert max(points(constant, "learning_rate")) == rate
+
+
+def test_the_first_rate_is_one_that_the_network_bears(prepared):
+    """From scratch it is at most 0.05; a rate that the job names is taken as it is."""
+    named = replace(prepared.finetune, learning_rate=0.013)
+    found = [
+        dynhp(replace(prepared, run=run_of(), finetune=settings), from_scratch=True).finetuned.recipe.learning_rate
+        for settings in (prepared.finetune, named)
+    ]
+
+    assert found[0] <= 0.05
+    assert found[1] == 0.013

@@ -89,6 +89,13 @@ def test_floors_hold():
     assert widths(event(12.0, final=12.0, last=True)) == [1, 2]
 
 
+def test_no_group_falls_far_below_the_others():
+    """Half of the MACs are 5 of 10 units and 10 of 20: half of that stays of each, 3 and 5, whatever it scores."""
+    held = rules(GROUPING, MODEL, (Budget(metric=Metric.MACS, limit=60.0),), round_to=1, min_keep=0.1, marginal=0.0)
+
+    assert held.floors == (3, 5)
+
+
 @pytest.mark.parametrize("round_to", [4, 5])
 def test_widths_are_multiples_of_the_step(round_to):
     """Blocks leave multiples of the step asked for."""
