@@ -16,6 +16,9 @@ from workers.pruning.types import FloatArray, Json, Memo, Phase, Scores
 
 Order = Literal["obs", "information_gain"]
 WithoutData = Literal["auto", "noise", "merge"]
+PROBES: Final = 512  # of all calibration samples together, where nothing was asked
+REPAIRED_ON: Final = 2  # times as many samples as scores look at: it costs half as much again, and pays
+MOST_PROBES: Final = 4  # of one sample
 STATISTICS: Final = "statistics"  # the journal's name for what does not depend on the target
 
 
@@ -42,7 +45,7 @@ def auto(
     *,
     order: Order = "obs",
     calibration_samples: int = 512,
-    probes: int = 2,
+    probes: int | None = None,
     alpha: float = 1.0,
     compensate: bool = True,
     without_data: WithoutData = "auto",
@@ -53,7 +56,8 @@ def auto(
     1992), or with `order="information_gain"` that of EasiEdge (Yu, Cui et al. 2021) in its half-Fisher form; the
     sequential least-squares repair and the choice by damage over cost are our own. No labels enter. Without data,
     channels that are cut are merged into their likest ones (`compensation.merge`) and the rest is refitted on noise;
-    `without_data` may ask for one of both. See docs/methods/auto.md.
+    `without_data` may ask for one of both. Where `probes` is None, all samples together get 512, each 4 at most: an
+    image more says as much as a probe more. See docs/methods/auto.md.
 
     Raises:
         TargetUnreachable: the floor is above the target.
@@ -63,7 +67,7 @@ def auto(
     """
     task.run.report(Phase.SCORE, 0.0)
     batches = steps.calibration_batches(task, calibration_samples)
-    found = statistics(task, batches, order=order, probes=probes)
+    found = statistics(task, batches, order=order, probes=probes or _probes(batches))
     chosen = steps.choose(task, found.scores, alpha)
     repair = _repair(task, without_data) if compensate else Repair.STATISTICS
     outcome = steps.recover(
@@ -73,9 +77,15 @@ def auto(
         compensated=repair in {Repair.LEAST_SQUARES, Repair.BOTH},
         merged=repair in {Repair.MERGING, Repair.BOTH},
         score_source=found.scores.source,
+        repaired_on=steps.calibration_batches(task, REPAIRED_ON * calibration_samples),
     )
     facts = {**outcome.facts, "groups": _facts(task, found, outcome), "repair": repair.value}
     return replace(outcome, warnings=(*outcome.warnings, *_warnings(found)), facts=facts)
+
+
+def _probes(batches: Batches) -> int:
+    num_samples = sum(len(batch[0]) for batch in batches)
+    return min(MOST_PROBES, max(1, -(-PROBES // max(1, num_samples))))
 
 
 def _repair(task: Task, without_data: WithoutData) -> Repair:

@@ -177,13 +177,16 @@ def recover(
     merged: bool = False,
     score_source: str,
     uncut: ir.Model | None = None,
+    repaired_on: Batches | None = None,
 ) -> Outcome:
     """Repair and train the cut network, stating after each stage how good it is on held-out samples.
 
-    `merged` and `uncut` as in `repair`; training always follows the original.
+    `merged` and `uncut` as in `repair`, which looks at `repaired_on` where that is given; training always follows the
+    original.
     """
     stages = [stage(task, "raw", chosen.graph, Phase.CUT)]
-    repaired = repair(task, chosen, batches, compensated=compensated, merged=merged, uncut=uncut)
+    looked_at = batches if repaired_on is None else repaired_on
+    repaired = repair(task, chosen, looked_at, compensated=compensated, merged=merged, uncut=uncut)
     stages.append(stage(task, "compensated" if compensated else "recalibrated", repaired, Phase.COMPENSATE))
     final, finetuned = train(task, repaired, batches)
     if finetuned is not None:

@@ -65,8 +65,9 @@ def brain_surgeon(
     summed error without refitting; it is near 1 where rho has said everything.
     Each group is eliminated to the end on its own, so that one run serves every target; within a group increments never
     fall (`nondecreasing`). Units whose readers see a constant cost nothing. What the k-th removal of a group is worth
-    is the geometric mean of its increment and of the k-th smallest gain: the increment knows what refitting saves but
-    not how errors of successive layers meet, the gain knows the whole network but no refitting (docs/methods/auto.md).
+    is a weighted geometric mean of its increment and of the k-th smallest gain: the increment knows what refitting
+    saves but not how errors of successive layers meet, the gain knows the whole network, while most of it is there, but
+    no refitting (`_worth`, docs/methods/auto.md).
     Of a convolution with too many inputs the positions of the kernel are taken as layers of their own, whose errors add
     up. A group that a node reads which is no matrix, or whose moments do not fit, gets its information gain times the
     median ratio of the others' worth to gain. No labels enter.
@@ -318,7 +319,7 @@ class _Surgeon:
         first = np.argsort(~dead[curve.order], kind="stable")  # dead units go first, the others in their order
         damage = np.empty(group.width)
         increments = kappa * nondecreasing(increments[first])
-        damage[curve.order[first]] = _in_order(np.sqrt(increments * np.sort(gain)))
+        damage[curve.order[first]] = _in_order(_worth(increments, np.sort(gain)))
         return damage, kappa
 
     def _solve(self, name: str) -> _Solved:
@@ -356,6 +357,18 @@ def _kappa(gain: FloatArray, plain: FloatArray) -> float:
     """Summed gain over summed error; 1 where either says nothing."""
     total, error = float(gain.sum()), float(plain.sum())
     return total / error if total > 0 and error > 0 else 1.0
+
+
+def _worth(increments: FloatArray, gains: FloatArray) -> FloatArray:
+    """What each removal of a group counts, from its increment and the gain of its rank, both in rising order.
+
+    Source: ours; geometric mean, halves at the first removal. The share of the increment grows with what is gone, since
+    the gain is a derivative at the whole network and says ever less.
+    """
+    gone = np.arange(len(increments)) / len(increments)
+    share = 0.5 + 0.5 * gone
+    worth: FloatArray = np.maximum.accumulate(increments**share * gains ** (1 - share))
+    return worth
 
 
 def _in_order(increments: FloatArray) -> FloatArray:

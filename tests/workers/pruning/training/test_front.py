@@ -13,6 +13,7 @@ from workers.pruning.graph.execute import GraphModule
 from workers.pruning.graph.renormalise import fold_all
 from workers.pruning.graph.save import to_bytes
 from workers.pruning.graph.weights import replace_weights, weights
+from workers.pruning.training import loop
 from workers.pruning.training.data import synthetic
 from workers.pruning.training.front import Front, find_front
 from workers.pruning.training.loop import finetune
@@ -89,3 +90,27 @@ def test_a_killed_short_training_ends_with_the_same_bytes(teacher, data):
 
     again = finetune(student, teacher, data, HASTENED, run_of(journal=journal))
     assert to_bytes(again.graph) == to_bytes(whole.graph)
+
+
+def test_without_room_for_views_the_result_is_the_same(teacher, data, monkeypatch):
+    """What a view becomes behind the front is computed anew where it is not kept, bit by bit the same."""
+    student = noisy(teacher, "w2", "w3")
+    kept = finetune(student, teacher, data, HASTENED, run_of())
+    monkeypatch.setattr(loop, "KEPT_BYTES", 0)
+    again = finetune(student, teacher, data, HASTENED, run_of())
+
+    assert to_bytes(again.graph) == to_bytes(kept.graph)
+
+
+@pytest.mark.parametrize("end", ["d", "c"])
+def test_front_and_rest_are_the_network(teacher, end):
+    """A front that ends in a rectifier, or in a normalisation that is folded away, then the rest: the same answers."""
+    last = [node.outputs[0].name for node in teacher.graph].index(end)
+    nodes = frozenset(node.name or "" for node in list(teacher.graph)[: last + 1])
+    front, rest = Front(nodes=nodes, initializers=frozenset(FRONT), end=end).apart(teacher)
+    x = torch.from_numpy(np.random.default_rng(3).standard_normal((4, 3, 16, 16)).astype(np.float32))
+    with torch.no_grad():
+        found = rest.eval()(*front(x))[0]
+        wanted = GraphModule(teacher).eval()(x)[0]
+
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
