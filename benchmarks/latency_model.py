@@ -4,9 +4,9 @@
 
 Part 1, prediction. The rows of every network are timed as a job does it: each layer at a few widths, interleaved. Then
 every network is timed at widths that no row was asked for: random shares of every group, in the steps that were
-learned, and once without regard to steps. Errors are relative, of the median of a run. *new network*: the sum of
-rows, as nothing was timed as a whole. *new widths*: corrected by the original alone, which is what a job knows when it
-makes its first plan. The bound: a median of at most 10 % in both.
+learned, and once for each share without regard to steps. Errors are relative, of the median of a run. *new network*:
+the sum of rows, as nothing was timed as a whole, neither of it nor of another. *new widths*: corrected by the original
+alone, which is what a job knows when it makes its first plan. The bound: a median of at most 10 % in both.
 
 Part 2, steps. At half the MACs, magnitude per MAC: widths in multiples of 8 by hand, and widths in the learned steps
 that the model plans with at most the same MACs and predicted time. All timed in turn; the ratio of the second over the
@@ -82,7 +82,7 @@ def main() -> None:
     subjects = []
     for name in arguments.networks:
         if (found := done.found(name)) is None:
-            found = _found(_subject(name, watch, arguments), watch, arguments.seconds)
+            found = _found(_subject(name, watch, arguments), arguments.seconds)
             done.keep(name, found)
         watch.rows.update(found["rows"])
         subjects.append(found)
@@ -93,7 +93,7 @@ def main() -> None:
     _print_steps(subjects)
 
 
-def _found(subject: Subject, watch: LocalStopwatch, seconds: float) -> dict[str, Any]:
+def _found(subject: Subject, seconds: float) -> dict[str, Any]:
     """All that the tables say of a network."""
     own = [_observed(subject)]
     errors = [
@@ -108,9 +108,10 @@ def _found(subject: Subject, watch: LocalStopwatch, seconds: float) -> dict[str,
         "reused": len(subject.latency.table.reused),
         "seconds": subject.seconds,
         "steps": ", ".join(f"{kind.split()[0]} {step}" for kind, step in subject.latency.steps.items()),
+        "fits": ", ".join(f"{kind.split()[0]} {fit.read}, {fit.written}" for kind, fit in subject.latency.fits.items()),
         "signed": errors,
         "at equal MACs": _at_equal_macs(subject, seconds),
-        "rows": dict(watch.rows),
+        "rows": subject.latency.table.timings(),
     }
 
 
@@ -172,10 +173,10 @@ def _print_predictions(subjects: Sequence[dict[str, Any]]) -> None:
         found = [[abs(error) for error in errors] for errors in subject["signed"]]
         for errors, pool in zip(found, pooled, strict=True):
             pool.extend(errors)
-        about = [subject[key] for key in ("name", "original", "asked", "reused", "seconds", "steps")]
+        about = [subject[key] for key in ("name", "original", "asked", "reused", "seconds", "steps", "fits")]
         rows.append([*about, *map(_in_words, found)])
-    rows.append(["all", "", "", "", "", "", *map(_in_words, pooled)])
-    header = ["network", "original, ms", "rows asked", "reused", "seconds", "steps"]
+    rows.append(["all", "", "", "", "", "", "", *map(_in_words, pooled)])
+    header = ["network", "original, ms", "rows asked", "reused", "seconds", "steps", "must divide widths read, written"]
     table([*header, "new network: median, worst", "new widths in steps", "new widths, any"], rows)
 
 

@@ -7,7 +7,10 @@ takes longer.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import Final
+
+import numpy as np
 
 from workers.pruning.latency.rows import Row, fitting_copies
 from workers.pruning.latency.table import Table
@@ -17,7 +20,7 @@ STEPS: Final = (1, 2, 4, 8, 16, 32)
 EFFICIENT: Final = 0.92  # of the speed between two round widths; a step that keeps it is liked
 ROUND: Final = 48  # the width below which misfits are looked for
 MISFITS: Final = (1, 2, 4, 8)  # channels fewer
-LONGER: Final = 1.08  # of the time at the round width; a width below it that takes more has another kernel
+LONGER: Final = 1.15  # of the time at the round width; widths below it that take more have another kernel
 _KINDS: Final = ("convolution", "pointwise convolution", "grouped convolution")
 
 
@@ -117,8 +120,16 @@ def learned_fits(table: Table, probed: Mapping[str, Sequence[Row]]) -> dict[str,
 
 
 def _divisor(times: Sequence[float], round_ms: float) -> int:
-    """The smallest misfit from which on a width takes hardly longer than the round one above it."""
-    for misfit, ms in reversed(list(zip(MISFITS, times, strict=True))):
-        if ms > LONGER * round_ms:
-            return 2 * misfit
-    return 1
+    """What must divide a width for it to take what the round one above it takes.
+
+    Of all ways to part the misfits, the smallest of which take longer, the one that two levels fit best (least squares
+    of logarithms): a single time that is off by noise makes no level of its own.
+    """
+    logs = np.log(times)
+    best, least = 1, float("inf")
+    for number, misfit in enumerate(MISFITS, start=1):
+        longer, others = logs[:number], np.append(logs[number:], log(round_ms))
+        off = float(((longer - longer.mean()) ** 2).sum() + ((others - others.mean()) ** 2).sum())
+        if longer.mean() - others.mean() > log(LONGER) and off < least:
+            best, least = 2 * misfit, off
+    return best

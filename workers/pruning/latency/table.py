@@ -144,6 +144,10 @@ class Table:
             return None
         return max(whole - self.call_ms, _LEAST_SHARE * whole) / row.copies
 
+    def timings(self) -> dict[str, float]:
+        """What the graphs of all rows took, by key, at the pace of the first: what another table may start from."""
+        return dict(self._raw)
+
     def used(self) -> set[str]:
         """Keys of the rows that this network needed, asked or known before."""
         return self.reused.union(self.asked)

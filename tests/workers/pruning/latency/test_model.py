@@ -8,7 +8,9 @@ import pytest
 from tests.workers.pruning.latency.laws import LawDevice, measurement
 from tests.workers.pruning.latency.network import WIDE, parts_of
 from workers.pruning.graph.save import to_bytes
+from workers.pruning.latency import steps
 from workers.pruning.latency.model import LatencyModel
+from workers.pruning.latency.rows import Row
 from workers.pruning.latency.steps import Fit
 from workers.pruning.latency.table import Table, on_one_clock
 from workers.pruning.surgery.cut import cut
@@ -70,6 +72,29 @@ def test_what_must_divide_the_widths_is_learned():
     assert odd.fits["convolution"] == odd.fits["pointwise convolution"] == Fit(read=4, written=1)
     assert odd.fits["grouped convolution"] == Fit(read=4, written=4)
     assert set(even.fits.values()) == {Fit()}
+
+
+@pytest.mark.parametrize(
+    ("times", "divisor"),
+    [
+        ((1.4, 1.3, 1.0, 1.0), 4),
+        ((1.35, 1.4, 1.02, 1.12), 4),  # 40 channels, disturbed
+        ((1.0, 1.05, 0.98, 1.15), 1),
+        ((0.98, 0.96, 0.92, 0.83), 1),  # channel by channel
+        ((1.5, 1.5, 1.5, 1.4), 16),
+    ],
+)
+def test_one_disturbed_time_makes_no_divisor(times, divisor):
+    """Widths of 47, 46, 44 and 40 beside 48: those that take longer are told by all of them together."""
+    probed = steps.fit_probes({"grouped convolution": (Row.parse(GROUPED),)})
+    (rows,) = probed.values()
+    known = dict(zip([row.key for row in rows], [4.0, *(4.0 * time for time in times)], strict=True))
+    fits = steps.learned_fits(Table(LawDevice(), known=known), probed)
+
+    assert fits == {"grouped convolution": Fit(read=divisor, written=divisor)}
+
+
+GROUPED = "Conv float32 1x32x8x8;w32x1x3x3->1x32x8x8 pads=1,1,1,1 *4"
 
 
 @pytest.mark.parametrize("kind", [LawDevice, MisfitDevice])
