@@ -9,9 +9,9 @@ import onnx_ir as ir
 from workers.analysis import figures
 from workers.network_files import Source
 from workers.prune_spec import Target
-from workers.pruning.latency.table import on_one_clock
 from workers.pruning.measure.host import host
 from workers.pruning.measure.stats import Comparison
+from workers.pruning.methods.in_turn import by_medians, by_ratio
 from workers.pruning.methods.task import Outcome
 from workers.pruning.training.evaluate import Evaluation
 from workers.pruning.types import Cost, Json, Measurement
@@ -72,20 +72,26 @@ def target_json(target: Target, before: Cost, counted: Cost) -> dict[str, Json]:
 def latency_target_json(target: Target, pair: Mapping[str, Measurement]) -> dict[str, Json]:
     """State a latency target in ms as its device measured "before" and "after" in turn; without these it is not met.
 
-    It is judged as plans are: both by their processor time where other programs disturbed either, which is then said.
+    It is judged as plans are. A share of the original is judged by the ratio of runs that lie side by side, which no
+    drift of the clock changes: `reached` is that ratio of the original's median, `limit` the share that was asked for.
+    Milliseconds are judged by medians, both of processor time where other programs disturbed either.
     """
-    medians = on_one_clock(pair)
-    original_ms, reached_ms = medians.get("before"), medians.get("after")
-    limit = target.value if target.ratio is None else None if original_ms is None else target.ratio * original_ms
-    disturbed = any(medians[name] != pair[name].p50_ms for name in pair)
+    stated: dict[str, Json] = {"target": target.text(), "metric": target.metric, "device": target.device}
+    if not pair:
+        unknown = dict.fromkeys(("judged_by", "clock", "limit", "reached", "ratio", "ratio_interval"))
+        return {**stated, **unknown, "met": False}
+    judge = by_medians if target.ratio is None else by_ratio
+    found = judge(pair["before"], pair["after"])
+    limit = target.value if target.ratio is None else target.ratio * found.original_ms
     return {
-        "target": target.text(),
-        "metric": target.metric,
-        "device": target.device,
-        "clock": "processor" if disturbed else "wall",
+        **stated,
+        "judged_by": found.judged_by.value,
+        "clock": found.clock,
         "limit": limit,
-        "reached": reached_ms,
-        "met": limit is not None and reached_ms is not None and reached_ms <= limit,
+        "reached": found.reached_ms,
+        "ratio": found.ratio,
+        "ratio_interval": None if found.interval is None else [found.interval.low, found.interval.high],
+        "met": limit is not None and found.reached_ms <= limit,
     }
 
 

@@ -668,6 +668,19 @@ def test_the_last_measurement_has_the_only_word_on_a_latency(reached, word) -> N
     assert f"is {other}." not in text
 
 
+def test_the_report_says_what_a_share_of_the_latency_was_judged_by() -> None:
+    """Pairs of runs have the word where a share of the original was asked for."""
+    found = result()
+    found["facts"] = {**(found.get("facts") or {}), "latency": aimed(SERVER, saved=0.1, step=8)}
+    target = {"target": "latency=50%@dev_local", "metric": "latency_ms", "device": SERVER, "limit": 8.0, "met": True}
+    found["targets"] = [{**target, "reached": 7.76, "judged_by": "paired ratio", "ratio": 0.485}]
+    text = " ".join(render(found).split()).replace("&#39;", "'")
+
+    assert "took 48.5 % of the original's time, in runs side by side: 7.76 ms of 8.00 ms" in text
+    assert "at the original's median; the target is met." in text
+    assert "remain, 48.5 % of the original" in text
+
+
 def test_a_latency_that_was_not_measured_at_the_end_is_said_to_be_so() -> None:
     """A device that went away leaves no figure and no verdict by accident."""
     found = result()

@@ -250,7 +250,7 @@ class LatencyLimit:
     limit_ms: float
     layers: tuple[TimedLayer, ...]
     steps: tuple[int, ...]  # units that each group best gives up at a time on this device
-    finer: bool = True  # whether halves and quarters of these steps are planned with as well
+    finer: bool = True  # whether widths may lie between these steps where none in steps uses the limit up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

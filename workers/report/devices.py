@@ -16,6 +16,7 @@ from workers.report.words import milliseconds, share, shortened, significant
 Facts = Mapping[str, Any]
 
 NAME_LENGTH: Final = 24
+_PAIRED: Final = "paired ratio"  # what a target is judged by, as results say it
 _LATENCY: Final = "latency_ms"
 _CSS: Final = {True: "before", False: "after"}  # grey is the server, blue a device
 
@@ -145,10 +146,12 @@ def _verdict(facts: Facts, last: Facts | None) -> str:
     if last is None or last.get("reached") is None:
         return f"The target is {'met' if facts['met'] else 'missed'}."
     clock = " of processor time, as other programs ran," if last.get("clock") == "processor" else ""
-    return (
-        f"The finished network, timed in turn with the original, took {milliseconds(last['reached'])}{clock} of"
-        f" {milliseconds(last['limit'])}; the target is {'met' if last['met'] else 'missed'}."
-    )
+    met = "met" if last["met"] else "missed"
+    took = f"{milliseconds(last['reached'])}{clock} of {milliseconds(last['limit'])}"
+    if last.get("judged_by") == _PAIRED:
+        pairs = f"{share(last['ratio'])} of the original's time, in runs side by side"
+        return f"The finished network took {pairs}: {took} at the original's median; the target is {met}."
+    return f"The finished network, timed in turn with the original, took {took}; the target is {met}."
 
 
 def _aim_lines(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -84,8 +84,8 @@ def _reached(variant: Facts) -> Iterator[str]:
             yield f"Asked for {target['target']}: it was not measured at the end."
             continue
         met = "met" if reached <= target["limit"] else "missed"
-        whole = before.get(metric)
-        of_whole = f", {share(reached / whole)} of the original" if whole else ""
+        remaining = _share_left(target, before.get(metric))
+        of_whole = "" if remaining is None else f", {share(remaining)} of the original"
         yield (
             f"Asked for {target['target']}: {quantity(reached)} {METRICS.get(metric, metric)} remain{of_whole};"
             f" the limit of {quantity(target['limit'])} is {met}."
@@ -96,6 +96,13 @@ def _reached(variant: Facts) -> Iterator[str]:
         return
     if variant.get("stopped_by") in _STOPS:
         yield f"Less was pruned than asked for, because {_STOPS[variant['stopped_by']]}."
+
+
+def _share_left(target: Facts, whole: float | None) -> float | None:
+    """What is left of the original: of a latency as it was judged, on its own device."""
+    if target.get("ratio") is not None:
+        return float(target["ratio"])
+    return target["reached"] / whole if whole and "device" not in target else None
 
 
 def _smallest(variant: Facts) -> str:

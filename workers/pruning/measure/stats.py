@@ -125,7 +125,12 @@ def unstable(measurement: Measurement) -> tuple[str, ...]:
 
 def round_medians(measurement: Measurement) -> FloatArray:
     """Return the median of each round of a measurement."""
-    per_round = measurement.host.get("runs_per_round")
-    size = per_round if isinstance(per_round, int) else 1
+    size = per_round(measurement)
     samples = np.asarray(measurement.samples_ms, dtype=np.float64)
     return np.median(samples[: len(samples) // size * size].reshape(-1, size), axis=1)
+
+
+def per_round(measurement: Measurement) -> int:
+    """Return how many samples of a measurement lie in one round."""
+    size = measurement.host.get("runs_per_round")
+    return size if isinstance(size, int) else 1

@@ -22,11 +22,23 @@ from workers.pruning.groups.lengths import Lengths
 from workers.pruning.latency.layers import find
 from workers.pruning.latency.model import LatencyModel
 from workers.pruning.latency.table import on_one_clock
+from workers.pruning.methods.in_turn import InTurn, by_medians, by_ratio
 from workers.pruning.methods.latency_groups import by_group
 from workers.pruning.methods.pursuit import Pursuit
 from workers.pruning.methods.task import Task
 from workers.pruning.surgery.cut import cut
-from workers.pruning.types import Budget, Json, Keep, LatencyBudget, LatencyLimit, Memo, Metric, Phase, TimedNetwork
+from workers.pruning.types import (
+    Budget,
+    Json,
+    Keep,
+    LatencyBudget,
+    LatencyLimit,
+    Measurement,
+    Memo,
+    Metric,
+    Phase,
+    TimedNetwork,
+)
 
 CORRECTIONS: Final = 3  # of the first plan
 SAFE_CORRECTIONS: Final = 3  # more, each further below, where no plan held the target
@@ -60,6 +72,7 @@ class _Try:
     keep: Keep
     kept: tuple[int, ...]
     measured_ms: dict[str, float]  # by device
+    judged_by: dict[str, str]  # by device
 
 
 def settle(task: Task, plan: Plan) -> Settled:
@@ -257,7 +270,7 @@ def _first(task: Task, pursuits: Sequence[Pursuit], plan: Plan, aim: float) -> K
 def _smallest_measured(task: Task, pursuits: Sequence[Pursuit]) -> dict[str, float]:
     """What the network takes on each device with every group at its floor."""
     content = _content(task, _floor_keep(task, smallest(task.cost_model, task.min_keep)))
-    return {one.device: _compared(task, one, content) for one in pursuits}
+    return {one.device: one.ms(_compared(task, one, content)) for one in pursuits}
 
 
 def _share(ms: float, of: float) -> str:
@@ -272,27 +285,31 @@ def _floor_keep(task: Task, floors: Sequence[int]) -> Keep:
 
 
 def _measured(task: Task, pursuits: Sequence[Pursuit], keep: Keep) -> _Try:
-    content, kept = _content(task, keep), task.grouping.widths(keep)
-    found = {}
+    content, one = _content(task, keep), _Try(keep=keep, kept=task.grouping.widths(keep), measured_ms={}, judged_by={})
     for pursuit in pursuits:
         task.run.report(Phase.MEASURE, 0.5, f"plan on {pursuit.device}")
-        found[pursuit.device] = _compared(task, pursuit, content)
-        pursuit.heard(kept, found[pursuit.device])
-    return _Try(keep=keep, kept=kept, measured_ms=found)
+        found = _compared(task, pursuit, content)
+        one.measured_ms[pursuit.device] = pursuit.ms(found)
+        one.judged_by[pursuit.device] = found.judged_by.value
+        pursuit.heard(one.kept, pursuit.ms(found))
+    return one
 
 
-def _compared(task: Task, pursuit: Pursuit, content: bytes) -> float:
-    """What a network takes, timed in turn with the original; with a ratio as target, at the original's first pace."""
-    timed = _time(task, pursuit.device, {_ORIGINAL: _content(task, None), _PLAN: content})
-    if pursuit.budget.ratio is None:
-        return timed[_PLAN]
-    return timed[_PLAN] / timed[_ORIGINAL] * pursuit.original_ms
+def _compared(task: Task, pursuit: Pursuit, content: bytes) -> InTurn:
+    """How a network compares with the original, timed in turn with it: in pairs where the target is a ratio."""
+    timed = _answers(task, pursuit.device, {_ORIGINAL: _content(task, None), _PLAN: content})
+    judge = by_medians if pursuit.budget.ratio is None else by_ratio
+    return judge(timed[_ORIGINAL], timed[_PLAN])
 
 
 def _time(task: Task, device: str, contents: Mapping[str, bytes]) -> dict[str, float]:
+    return on_one_clock(_answers(task, device, contents))
+
+
+def _answers(task: Task, device: str, contents: Mapping[str, bytes]) -> dict[str, Measurement]:
     networks = [TimedNetwork(name=name, content=content, kind="network") for name, content in contents.items()]
     answers = task.run.stopwatches[device].time(networks)
-    return on_one_clock({name: answers[name] for name in contents})
+    return {name: answers[name] for name in contents}
 
 
 def _content(task: Task, keep: Keep | None) -> bytes:
@@ -344,6 +361,7 @@ def _facts(task: Task, pursuit: Pursuit, chosen: _Try, tries: Sequence[_Try]) ->
         "original_ms": pursuit.original_ms,
         "original_predicted_ms": pursuit.predicted_original_ms,
         "reached_ms": reached,
+        "judged_by": chosen.judged_by[pursuit.device],
         "met": pursuit.holds(reached),
         "within_window": pursuit.near(reached),
         "corrections": max(0, len(tries) - 1),

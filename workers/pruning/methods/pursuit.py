@@ -6,6 +6,7 @@ from typing import Final
 
 from workers.pruning.latency.model import LatencyModel
 from workers.pruning.methods.bracket import Point, to_predict
+from workers.pruning.methods.in_turn import InTurn
 from workers.pruning.types import Json, LatencyBudget, LatencyLimit, TimedLayer
 
 WINDOW: Final = 0.05  # how far under the target is near enough
@@ -47,6 +48,10 @@ class Pursuit:
             steps=self.model.group_steps(round_to),
             finer=finer,
         )
+
+    def ms(self, found: InTurn) -> float:
+        """What a network takes; with a ratio as target, at the original's first pace."""
+        return found.reached_ms if self.budget.ratio is None else found.ratio * self.original_ms
 
     def heard(self, kept: Widths, measured_ms: float) -> None:
         """Learn from a measured plan."""
