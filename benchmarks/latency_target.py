@@ -9,7 +9,8 @@ magnitude. *of target* lists every measured plan; the bounds are 0.95 to 1 for t
 
 Then the plan that knows FLOPs alone: the same scores, score per MAC with the default rounding, at the largest share of
 MACs whose network is measured no slower than ours (eight halvings, each timed in turn with the original). Accuracy of
-both after compensation, and with `--train` after fine-tuning. The finished networks are timed once more in turn.
+both after compensation, and with `--train` after fine-tuning. The finished networks are timed once more in turn. All
+ratios are of runs side by side, as the product judges a target that is a share of the original.
 
 Every network that is done is a line of FILE; the same command goes on behind the last one, and prints all of them.
 """
@@ -30,11 +31,10 @@ from workers.prune_spec import PruneSpec, Target
 from workers.pruning.graph import cost
 from workers.pruning.graph.open_batch import close_batch
 from workers.pruning.graph.save import to_bytes
-from workers.pruning.latency.table import undisturbed_ms
 from workers.pruning.measure.latency import measure
-from workers.pruning.measure.stats import compare
 from workers.pruning.measure.stopwatch import LocalStopwatch
 from workers.pruning.methods import METHODS
+from workers.pruning.methods.in_turn import by_ratio
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.recipe import FinetuneSettings
@@ -127,11 +127,12 @@ def _compared(name: str, task: Task, ours: Outcome, method: str, seconds: float)
     theirs = METHODS[method](replace(rival.task, finetune=task.finetune, step_prefix="flops-"), alpha=1.0)
     contents = {"original": to_bytes(task.uploaded), "ours": mine, "flops": _content(task, theirs)}
     timed = measure(contents, budget_seconds=2 * seconds)
-    over = [undisturbed_ms(timed[which]) / undisturbed_ms(timed["original"]) for which in ("ours", "flops")]
-    ratio = compare(timed["flops"], timed["ours"]).ratio
+    over = [by_ratio(timed["original"], timed[which]).ratio for which in ("ours", "flops")]
+    ratio = by_ratio(timed["flops"], timed["ours"]).interval
+    interval = "-" if ratio is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
     accuracies = [_accuracy(each) for each in (ours, theirs)] if name in WITH_DATA else ["-", "-"]
     original = _original(task) if name in WITH_DATA else "-"
-    return [name, _share(task, ours), rival.share, *over, f"{ratio.low:.3f} to {ratio.high:.3f}", original, *accuracies]
+    return [name, _share(task, ours), rival.share, *over, interval, original, *accuracies]
 
 
 def _rival(task: Task, mine: bytes, method: str, seconds: float) -> Rival:
@@ -150,7 +151,7 @@ def _rival(task: Task, mine: bytes, method: str, seconds: float) -> Rival:
         outcome = METHODS[method](limited, alpha=1.0, compensate=False)
         content = _content(task, outcome)
         timed = measure({"ours": mine, "flops": content}, budget_seconds=seconds)
-        if undisturbed_ms(timed["flops"]) <= undisturbed_ms(timed["ours"]):
+        if by_ratio(timed["ours"], timed["flops"]).ratio <= 1:
             low, best = share, Rival(task=limited, share=_share(task, outcome), content=content)
         else:
             high = share

@@ -70,10 +70,11 @@ def shown(variants: Sequence[Facts], devices: Sequence[str], names: Sequence[str
     """Print both plans and what explains them."""
     pursued = [one["facts"]["latency"][device] for one, device in zip(variants, devices, strict=True)]
     rows = [
-        [name, f["original_ms"], f["target_ms"], f["reached_ms"], f["corrections"], _steps(f)]
-        for name, f in zip(names, pursued, strict=True)
+        [name, f["original_ms"], f["target_ms"], f["reached_ms"], f["corrections"], _steps(f), *_at_the_end(one)]
+        for name, f, one in zip(names, pursued, variants, strict=True)
     ]
-    table(["device", "original, ms", "target, ms", "reached, ms", "corrections", "steps learned"], rows)
+    header = ["device", "original, ms", "target, ms", "reached, ms", "corrections", "steps learned"]
+    table([*header, "at the end, of the original", "judged by", "met"], rows)
     print("\nwhat each plan takes on each device, of the original:\n")
     table(["plan for", *names], [[name, *_ratios(one, devices)] for name, one in zip(names, variants, strict=True)])
     print("\nwidths:\n")
@@ -87,6 +88,12 @@ def shown(variants: Sequence[Facts], devices: Sequence[str], names: Sequence[str
 
 def _steps(facts: Facts) -> str:
     return ", ".join(f"{kind} {step}" for kind, step in sorted(facts["steps"].items()))
+
+
+def _at_the_end(variant: Facts) -> list[object]:
+    """What the finished network takes of the original, and the verdict on that."""
+    (target,) = variant["targets"]
+    return [target["ratio"], target["judged_by"], target["met"]]
 
 
 def _ratios(variant: Facts, devices: Sequence[str]) -> list[object]:
