@@ -7,8 +7,9 @@ import pytest
 
 from tests.workers.pruning.journals import run_of
 from tests.workers.pruning.latency.shapes import NETWORKS
-from tests.workers.pruning.latency.uncertain import UncertainDevice
+from tests.workers.pruning.latency.uncertain import KINDS, UncertainDevice
 from tests.workers.pruning.seeded import loaded
+from workers.pruning.allocation.budget import cost
 from workers.pruning.allocation.rank import allocate
 from workers.pruning.allocation.timed import allocate_between
 from workers.pruning.errors import TargetUnreachable
@@ -100,6 +101,29 @@ def test_the_window_is_reached_on_devices_that_the_model_is_wrong_about():
 def test_the_window_is_reached_on_a_hundred_devices(name):
     """In at least 95 of 100 cases; the others say what they reached, or the smallest that was measured."""
     assert landings([(name, seed, 0.5) for seed in range(40)]) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio", "off_step", "before"),
+    # Plans in halves and quarters of steps kept 0.387 of the MACs, 0.383 and out of the window, and found no plan.
+    [("plain", 0.5, 1.3, 0.387), ("wide", 0.5, 1.0, 0.383), ("mobile", 0.4, 1.6, 0.0)],
+)
+def test_a_device_of_stairs_gets_plans_on_its_steps(name, ratio, off_step, before):
+    """A device computes in blocks of 16, and other widths cost more: the window is reached without them."""
+    factors = dict.fromkeys(KINDS, 1.0)
+    device = UncertainDevice(block=16, step=16, off_step=off_step, noise=0.003, pace=0.1, factors=factors)
+
+    facts, true = settled(name, device, ratio)
+
+    task, _ = prepared(name)
+    steps = {one["group"]: one["step"] for one in facts["groups"]}
+    kept = [(facts["kept"][group.id], steps[group.id], group.width) for group in task.grouping.groups]
+    assert all(width % step == 0 or width == full for width, step, full in kept)
+    assert facts["within_window"]
+    assert facts["corrections"] <= CORRECTIONS
+    assert true <= 1 + NOISE
+    left, full = (cost(task.cost_model, kept).macs for kept in (tuple(facts["kept"].values()), task.cost_model.widths))
+    assert left / full > before
 
 
 def test_where_no_width_lies_in_the_window_the_nearest_that_holds_is_taken():
