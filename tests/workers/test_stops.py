@@ -171,6 +171,7 @@ HALF = PruneSpec(
     round_to=1,
     measure=False,
 )
+UNREPAIRED = {**HALF.options, "compensate": False}  # since the repair leaves little to learn
 
 
 def _content(name):
@@ -241,8 +242,7 @@ def test_half_of_the_work_goes_whatever_stops_the_gradient(name, said, unlabelle
 @pytest.mark.parametrize("name", ["contrib", "branched", "looped"])
 def test_layers_on_both_sides_of_a_stop_are_pruned_and_learn(name, unlabelled, tmp_path):
     """Those behind have gradients of the answers, those in front of what enters the stop; training lowers the loss."""
-    options = {**HALF.options, "compensate": False}  # which leaves little to learn
-    spec = replace(HALF, options=options, finetune=FinetuneSettings(steps=40, batch_size=16))
+    spec = replace(HALF, options=UNREPAIRED, finetune=FinetuneSettings(steps=40, batch_size=16))
     result, _, new = _pruned(name, spec, unlabelled, tmp_path)
     widths = {layer["name"]: (layer["before"], layer["after"]) for layer in result["layers"]}
     onnx.checker.check_model(new, full_check=True)
@@ -259,8 +259,7 @@ def test_layers_on_both_sides_of_a_stop_are_pruned_and_learn(name, unlabelled, t
 @pytest.mark.parametrize("name", ["stages", "suppressed"])
 def test_both_stages_of_a_detector_are_pruned_and_learn(name, unlabelled, tmp_path):
     """Rows of one image are samples of the second; its work counts five times, as the file's own does."""
-    options = {**HALF.options, "compensate": False}
-    spec = replace(HALF, options=options, finetune=FinetuneSettings(steps=20, batch_size=16))
+    spec = replace(HALF, options=UNREPAIRED, finetune=FinetuneSettings(steps=20, batch_size=16))
     result, _, new = _pruned(name, spec, unlabelled, tmp_path)
     untrained = _pruned(name, replace(spec, finetune=FinetuneSettings(steps=0)), unlabelled, tmp_path)[2]
     widths = {layer["name"]: (layer["before"], layer["after"]) for layer in result["layers"]}
@@ -287,6 +286,17 @@ def test_the_whole_network_cut_is_the_whole_network_masked(name):
     assert count(cut(part.graph, grouping, keep)).macs < count(part.graph).macs
     for wanted, found in zip(*(run_reference(to_bytes(each), feeds) for each in (masked, small)), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_rows_that_depend_on_each_other_are_no_samples():
+    """A softmax over the rows: what one row gives alone is not what it gives beside others, so the stage is left."""
+    text = STAGES.replace("  second = Gemm", "  among = Softmax <axis = 0> (ra)  second = Gemm").replace(
+        "(ra, w7", "(among, w7"
+    )
+    part = trunk_of(load(to_bytes(seeded(HEADER + text, seed=1))))
+
+    assert [value.name for value in part.graph.graph.inputs] == ["x"]
+    assert {"rc", "rg", "among", "second"} <= set(part.tail)
 
 
 def test_layers_behind_what_the_data_size_are_named():
@@ -324,8 +334,9 @@ def test_what_was_rewritten_is_said_by_analysis_and_result(unlabelled, tmp_path)
 @pytest.mark.parametrize("name", ["loop", "boxes"])
 def test_layers_in_front_of_a_stop_are_worth_something_and_learn(name, unlabelled, tmp_path):
     """Removed channels of every group had a score above zero, and training changed the first layer."""
-    result, _, new = _pruned(name, replace(HALF, finetune=FinetuneSettings(steps=0)), unlabelled, tmp_path)
-    trained = _pruned(name, HALF, unlabelled, tmp_path)[2]
+    spec = replace(HALF, options=UNREPAIRED)
+    result, _, new = _pruned(name, replace(spec, finetune=FinetuneSettings(steps=0)), unlabelled, tmp_path)
+    trained = _pruned(name, spec, unlabelled, tmp_path)[2]
     first = [onnx.numpy_helper.to_array(_held(each, "w1")) for each in (new, trained)]
 
     assert all(group["score_removed"] > 0 for group in result["facts"]["groups"] if group["kept"] < group["of"])
