@@ -26,18 +26,8 @@ class AutoOptions(BaseModel):
         default="obs",
         description="obs: by the damage left after the others are refitted; information_gain: each channel alone.",
     )
-    calibration_samples: int = Field(
-        default=512,
-        ge=16,
-        le=65536,
-        description="Training samples that scores look at; the repair looks at twice as many.",
-    )
-    probes: int | None = Field(
-        default=None,
-        ge=1,
-        le=64,
-        description="Random probes per sample of the information gain; null: 512 for all together, 1 to 4 each.",
-    )
+    calibration_samples: int = Field(default=512, ge=16, le=65536, description="Of scores; repair takes twice as many.")
+    probes: int | None = Field(default=None, ge=1, le=64, description="Of a sample; null: 512 for all, 1 to 4 each.")
     alpha: float = Field(default=1.0, ge=0, le=4, description="Exponent of the cost in score / cost^alpha.")
     compensate: bool = Field(default=True, description="Refit the consumers of cut channels by least squares.")
     without_data: Literal["auto", "noise", "merge"] = Field(
