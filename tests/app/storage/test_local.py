@@ -108,24 +108,29 @@ def test_puts_and_deletes_of_one_content_race_safely(root: Path) -> None:
     """Whatever the collector does meanwhile, content is there when its put has returned."""
     store = LocalStore(root)
     stop = threading.Event()
+    begun: dict[int, datetime] = {}  # of the puts that have not returned, by worker
 
     def collect() -> None:
+        tick = timedelta(milliseconds=50)  # clocks of files are coarser than ours
         while not stop.is_set():
             for blob in store.blobs():
-                # All but what was put within the last 50 ms: far longer than a put takes to return.
-                store.delete(blob.digest, put_before=datetime.now(UTC) - timedelta(milliseconds=50))
+                store.delete(blob.digest, put_before=min([datetime.now(UTC), *begun.copy().values()]) - tick)
 
-    def work(_: int) -> int:
+    def work(number: int) -> int:
         missing = 0
         for _ in range(150):
+            begun[number] = datetime.now(UTC)
             blob = put(store, [b"content"])
             missing += store.stat(blob.digest) is None
+            del begun[number]
         return missing
 
     with ThreadPoolExecutor(5) as pool:
         collecting = pool.submit(collect)
-        missing = sum(pool.map(work, range(3)))
-        stop.set()
+        try:
+            missing = sum(pool.map(work, range(3)))
+        finally:
+            stop.set()
         collecting.result()
 
     assert missing == 0
