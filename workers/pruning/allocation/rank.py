@@ -59,6 +59,20 @@ def allocate(
     require_reachable(model, budgets, min_keep=min_keep, round_to=round_to)
     if limits:
         return allocate_timed(scores, grouping, model, budgets, limits, alpha=alpha, min_keep=min_keep)
+    return _allocated(scores, grouping, model, budgets, alpha=alpha, round_to=round_to, min_keep=min_keep)
+
+
+def _allocated(
+    scores: Scores,
+    grouping: Grouping,
+    model: CostModel,
+    budgets: Sequence[Budget],
+    *,
+    alpha: float,
+    round_to: int | None,
+    min_keep: float,
+) -> Keep:
+    """Remove blocks until the budgets hold, and give back what fits."""
     aligned = round_to is None and holds(cost(model, aligned_floors(model, min_keep)), budgets)
     queues = _queues(scores, grouping, model, round_to=round_to, min_keep=min_keep, aligned=aligned)
     ledger = Ledger(model, budgets, macs_per_param=MACS_PER_PARAM if aligned else 0.0)
@@ -68,7 +82,7 @@ def allocate(
     back = fill(ledger, removed, worth) if aligned else [0] * len(removed)
     keep = _kept(grouping, queues, removed, back)
     if aligned and _unused(keep, grouping, model, budgets) > TOLERANCE:
-        single = allocate(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep)
+        single = _allocated(scores, grouping, model, budgets, alpha=alpha, round_to=1, min_keep=min_keep)
         return min(keep, single, key=lambda each: _unused(each, grouping, model, budgets))
     return keep
 
