@@ -102,3 +102,10 @@ def test_without_data_channels_are_merged(task) -> None:
     assert [o.facts["repair"] for o in done] == ["merging, least_squares", "merging", "least_squares"]
     assert len({to_bytes(outcome.graph) for outcome in done}) == 3
     assert len({outcome.keep.mask.tobytes() for outcome in done}) == 1
+
+
+def test_all_samples_share_the_probes_where_none_are_asked(task, done) -> None:
+    """Few samples get four probes each, the most that are chosen (by hand: 512 for 64 samples would be 8)."""
+    asked = auto(replace(task, run=run_of()), calibration_samples=SAMPLES, probes=4)
+
+    assert to_bytes(asked.graph) == to_bytes(done.graph)
