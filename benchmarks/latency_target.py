@@ -3,9 +3,10 @@
     python -m benchmarks.latency_target [--networks resnet56 ...] [--ratio 0.5] [--train] [--seconds 10] [--into FILE]
 
 Each network is pruned with `latency=50%@dev_local` in the closed loop: plan on predictions, measure beside the
-original, correct, plan again. Networks with data (ResNet-56, ResNet-20: CIFAR-10, 4,000 lossless training images,
-judged on the 1,000 test images) are pruned by `auto`, the others, whose weights are random or whose data we lack, by
-magnitude. *of target* lists every measured plan; the bounds are 0.95 to 1 for the last one and three corrections.
+original, correct, plan again. Networks that know CIFAR-10 (ResNet-56, ResNet-20, winml_cifar10; VGG-16 and MobileNetV2
+where `python -m benchmarks.deciding.trained` has trained them) are pruned by `auto` with 4,000 lossless training images
+and judged on the 1,000 test images, the others, whose weights are random or whose data we lack, by magnitude.
+*of target* lists every measured plan; the bounds are 0.95 to 1 for the last one and three corrections.
 
 Then the plan that knows FLOPs alone: the same scores, score per MAC with the default rounding, at the largest share of
 MACs whose network is measured no slower than ours (eight halvings, each timed in turn with the original). Accuracy of
@@ -18,11 +19,12 @@ Every network that is done is a line of FILE; the same command goes on behind th
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.deciding.images import cache_dir
 from benchmarks.latency_subjects import SUBJECTS
 from benchmarks.resumed import Resumed
 from benchmarks.setting import CIFAR_PREPROCESSING, bare_run, cifar, host_line, table
@@ -38,9 +40,13 @@ from workers.pruning.methods.in_turn import by_ratio
 from workers.pruning.methods.task import Outcome, Task
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.recipe import FinetuneSettings
-from workers.pruning.types import Budget, LatencyBudget, Metric
+from workers.pruning.types import Budget, Json, LatencyBudget, Metric
 
-WITH_DATA: Final = ("resnet56", "resnet20")
+PIXELS: Final[Mapping[str, Mapping[str, Json]]] = {
+    "winml_cifar10": {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.5] * 3, "layout": "NHWC"},
+    **dict.fromkeys(("resnet56", "resnet20", "vgg16", "mobilenetv2"), CIFAR_PREPROCESSING),
+}
+TRAINED_HERE: Final = ("vgg16", "mobilenetv2")
 NETWORKS: Final = ("resnet56", "resnet20", "mobilenetv2", "vgg16", "ultraface_rfb320", "winml_cifar10")
 DEVICE: Final = "dev_local"
 HALVINGS: Final = 8
@@ -73,9 +79,8 @@ def main() -> None:
         data = cifar(Path(folder), held_out=False)
         for name in arguments.networks:
             if (rows := done.found(name)) is None:
-                path = Path(folder) / f"{name}.onnx"
-                path.write_bytes(SUBJECTS[name]())
-                rows = _rows(name, path, data, watch, arguments)
+                path = _network(name, Path(folder))
+                rows = _rows(name, path, data if _knows_cifar(name) else None, watch, arguments)
                 done.keep(name, rows)
             aimed.append(rows[0])
             against.append(rows[1])
@@ -95,18 +100,34 @@ def main() -> None:
     table([*header, "accuracy, original", "accuracy, ours", "accuracy, FLOPs alone"], against)
 
 
+def _network(name: str, folder: Path) -> Path:
+    if name in TRAINED_HERE and _knows_cifar(name):
+        return _base(name)
+    path = folder / f"{name}.onnx"
+    path.write_bytes(SUBJECTS[name]())
+    return path
+
+
+def _knows_cifar(name: str) -> bool:
+    return name in PIXELS and (name not in TRAINED_HERE or _base(name).exists())
+
+
+def _base(name: str) -> Path:
+    return cache_dir() / f"{name}_cifar10jpeg.onnx"
+
+
 def _rows(
-    name: str, path: Path, data: Path, watch: LocalStopwatch, arguments: argparse.Namespace
+    name: str, path: Path, data: Path | None, watch: LocalStopwatch, arguments: argparse.Namespace
 ) -> tuple[list[object], list[object]]:
-    method = "auto" if name in WITH_DATA else "magnitude"
+    method = "magnitude" if data is None else "auto"
     spec = PruneSpec(
         target_sets=((Target(metric="flops", ratio=1.0),),),
         method=method,
-        preprocessing=CIFAR_PREPROCESSING if name in WITH_DATA else None,
-        finetune=FinetuneSettings(steps=None if arguments.train and name in WITH_DATA else 0),
+        preprocessing=None if data is None else PIXELS[name],
+        finetune=FinetuneSettings(steps=None if arguments.train and data else 0),
     )
     run = replace(bare_run(shown=True), stopwatches={DEVICE: watch})
-    task = prepare(spec, path, data if name in WITH_DATA else None, run)
+    task = prepare(spec, path, data, run)
     budget = LatencyBudget(device=DEVICE, ratio=arguments.ratio)
     started = time.perf_counter()
     ours = METHODS[method](replace(task, latency_budgets=(budget,), step_prefix="ours-"), alpha=1.0)
@@ -130,8 +151,8 @@ def _compared(name: str, task: Task, ours: Outcome, method: str, seconds: float)
     over = [by_ratio(timed["original"], timed[which]).ratio for which in ("ours", "flops")]
     ratio = by_ratio(timed["flops"], timed["ours"]).interval
     interval = "-" if ratio is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
-    accuracies = [_accuracy(each) for each in (ours, theirs)] if name in WITH_DATA else ["-", "-"]
-    original = _original(task) if name in WITH_DATA else "-"
+    accuracies = [_accuracy(each) for each in (ours, theirs)] if method == "auto" else ["-", "-"]
+    original = _original(task) if method == "auto" else "-"
     return [name, _share(task, ours), rival.share, *over, interval, original, *accuracies]
 
 
