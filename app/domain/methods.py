@@ -48,7 +48,9 @@ class DynhpOptions(BaseModel):
     )
     reuse_memory: bool = Field(default=True, description="Freed memory goes into larger batches; false: it stays free.")
     from_scratch: bool = Field(default=False, description="Forget the uploaded weights; needs labels.")
-    scale_learning_rate: bool = Field(default=True, description="The rate grows with the square root of the batch.")
+    scale_learning_rate: bool = Field(
+        default=True, description="The rate grows with the square root of the batch; from scratch also as units go."
+    )
     rank_by: Literal["target", "memory"] = Field(
         default="memory", description="Scores are taken over the bytes a channel holds, or what it saves of the target."
     )
