@@ -100,7 +100,7 @@ def test_it_starts_heals_refuses_a_second_one_and_stops(settings, tmp_path) -> N
         family = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
 
-        assert 0 == process.wait(30)
+        assert 0 == process.wait(120)
         assert [] == alive(family)
 
 

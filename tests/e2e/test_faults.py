@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -82,24 +83,39 @@ def content_of(services: Services, job_id: str) -> bytes:
     return b"".join(services.store.open(artifact.sha256))
 
 
+def asleep(pid: int, services: Services) -> list[psutil.Process]:
+    """Suspend a worker and its children, but not while it holds SQLite's lock: nobody could write until it woke."""
+    while True:
+        stopped = [psutil.Process(pid), *descendants(pid)]
+        for each in stopped:
+            each.suspend()
+        try:
+            with services.database.engine.connect() as connection:
+                connection.rollback()
+                connection.connection.driver_connection.execute("BEGIN IMMEDIATE").connection.rollback()
+        except sqlite3.OperationalError:
+            for each in stopped:
+                each.resume()
+        else:
+            return stopped
+
+
 def test_a_worker_that_slept_past_its_lease_writes_nothing(services, settings) -> None:
     """SIGSTOP, another worker finishes the job, SIGCONT: one success, and the sleeper goes on with other work."""
     job_id = submitted(services, ("step", "score"), ("phase", "finetune"), ("unless_recalled", 4))
     with worker(settings) as sleeper, housekeeping(settings):
-        wait_for(lambda: services.jobs.get(TENANT, job_id).phase == "finetune", 30)
+        wait_for(lambda: services.jobs.get(TENANT, job_id).phase == "finetune")
         wait_for(lambda: services.attempts.checkpoints(job_id))
-        stopped = [psutil.Process(sleeper.pid), *descendants(sleeper.pid)]
-        for each in stopped:
-            each.suspend()
+        stopped = asleep(sleeper.pid, services)
         with worker(settings):
-            wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED, 30)
+            wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED)
             version = services.jobs.version(TENANT, job_id)
         for each in stopped:
             with suppress(psutil.Error):
                 each.resume()
-        wait_for(lambda: not attempts(sleeper.pid), 10)
+        wait_for(lambda: not attempts(sleeper.pid))
         second = submitted(services, ("phase", "load"), content=b"another")
-        wait_for(lambda: state(services, second) is JobState.SUCCEEDED, 30)
+        wait_for(lambda: state(services, second) is JobState.SUCCEEDED)
 
     assert version == services.jobs.version(TENANT, job_id)
     assert 1 == kinds(services, job_id).count("succeeded")
@@ -110,11 +126,11 @@ def test_a_killed_attempt_is_noticed_at_once(services, settings) -> None:
     """kill -9 of the child alone: the same worker takes the next attempt, with nobody there to sweep its lease."""
     job_id = submitted(services, ("step", "score"), ("phase", "finetune"), ("unless_recalled", 60))
     with worker(settings) as running:
-        wait_for(lambda: services.jobs.get(TENANT, job_id).phase == "finetune", 30)
+        wait_for(lambda: services.jobs.get(TENANT, job_id).phase == "finetune")
         wait_for(lambda: services.attempts.checkpoints(job_id))
         attempts(running.pid)[0].kill()
         wait_for(lambda: services.jobs.get(TENANT, job_id).losses == 1)
-        wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED, 30)
+        wait_for(lambda: state(services, job_id) is JobState.SUCCEEDED)
 
     assert "SIGKILL" == services.jobs.get(TENANT, job_id).last_problem["died"]["signal"]
 
@@ -130,12 +146,12 @@ def test_a_killed_doorbell_loses_no_job(settings, tmp_path) -> None:
         stack.enter_context(worker(belled, log=tmp_path / "worker.log"))
         stack.enter_context(housekeeping(belled))
         running = submitted(services, ("phase", "finetune"), ("wait", 2))
-        wait_for(lambda: services.jobs.get(TENANT, running).phase == "finetune", 30)
+        wait_for(lambda: services.jobs.get(TENANT, running).phase == "finetune")
         broker.kill()
         broker.wait()
         waiting = submitted(services, ("phase", "load"), content=b"another")
         for job_id in (running, waiting):
-            wait_for(lambda job_id=job_id: state(services, job_id) is JobState.SUCCEEDED, 40)
+            wait_for(lambda job_id=job_id: state(services, job_id) is JobState.SUCCEEDED)
 
         assert 1 == services.jobs.get(TENANT, running).attempt
 

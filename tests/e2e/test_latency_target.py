@@ -60,7 +60,7 @@ def agent(url: str, token: str, folder: Path) -> Iterator[None]:
         yield
     finally:
         started.terminate()
-        started.wait(20)
+        started.wait(60)
 
 
 def test_the_workers_own_processor(service_url: str, inputs: dict[str, str]) -> None:

@@ -74,7 +74,7 @@ def test_a_job_waits_visibly_until_its_device_is_there(services: Services, bench
         wait_for(lambda: "gives up at" in message(services, job_id))
         said = message(services, job_id)
         with served(services) as url, bench.agent(url):
-            wait_for(lambda: state(services, job_id) == "succeeded", 30)
+            wait_for(lambda: state(services, job_id) == "succeeded")
 
     assert said.startswith(f"waiting for {bench.device}: never seen; gives up at 20")
     assert content_of(services, job_id).endswith(b'["original", "row0"]')
@@ -91,12 +91,12 @@ def test_a_killed_worker_asks_nothing_twice(services: Services, bench: Bench) ->
     job_id = submitted(services, bench.device)
     with housekeeping(services.settings):
         with worker(services.settings) as first:
-            wait_for(lambda: "gives up at" in message(services, job_id), 30)
+            wait_for(lambda: "gives up at" in message(services, job_id))
             os.kill(first.pid, signal.SIGKILL)
         with served(services) as url, bench.agent(url):
-            wait_for(lambda: asked_of(services, bench.device)[0].state == "measured", 30)
+            wait_for(lambda: asked_of(services, bench.device)[0].state == "measured")
             with worker(services.settings):
-                wait_for(lambda: state(services, job_id) == "succeeded", 40)
+                wait_for(lambda: state(services, job_id) == "succeeded")
 
     assert services.jobs.get(TENANT, job_id).attempt == 2
     assert len(asked_of(services, bench.device)) == 1
@@ -140,7 +140,7 @@ def test_a_job_that_waits_can_be_cancelled(services: Services, bench: Bench) -> 
     with working(supervisor_of(services)):
         wait_for(lambda: "gives up at" in message(services, job_id))
         services.jobs.cancel(TENANT, job_id)
-        wait_for(lambda: state(services, job_id) == "cancelled", 5)
+        wait_for(lambda: state(services, job_id) == "cancelled")
 
     assert [request.state for request in asked_of(services, bench.device)] == ["cancelled"]
 
@@ -221,7 +221,7 @@ def test_attempts_stand_still_while_another_is_timed(services: Services) -> None
         wait_for(lambda: state(services, busy) == "running")
         with working(supervisor_of(services)):
             timed = submitted(services, LOCAL)
-            wait_for(lambda: state(services, timed) == "succeeded", 40)
+            wait_for(lambda: state(services, timed) == "succeeded")
     rows = timed_here(services)
 
     assert state(services, busy) == "succeeded"
@@ -267,7 +267,7 @@ def test_users_ask_this_host_as_any_device(services: Services) -> None:
     ids = [services.devices.ask(TENANT, LOCAL, one).id for one in asked]
     stop = threading.Event()
     with serving(supervisor_of(services, stopping=stop.is_set)):
-        wait_for(lambda: all(services.devices.request(TENANT, LOCAL, one).finished_at for one in ids), 30)
+        wait_for(lambda: all(services.devices.request(TENANT, LOCAL, one).finished_at for one in ids))
         stop.set()
     found = [services.devices.request(TENANT, LOCAL, one) for one in ids]
     single = services.devices.measurement(TENANT, found[0].measurement_id)

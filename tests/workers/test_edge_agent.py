@@ -302,12 +302,12 @@ def test_an_answer_waits_for_the_service(bench: Bench, services: Services) -> No
         agent_scope = bench.agent(f"http://127.0.0.1:{port}")
         agent = agent_scope.__enter__()
         try:
-            wait_for(lambda: bench.request(request).state == "leased" and _children(agent.pid), 30)
+            wait_for(lambda: bench.request(request).state == "leased" and _children(agent.pid))
             os.kill(first.pid, signal.SIGKILL)
             first.wait()
-            wait_for((bench.folder / "agent" / "answer.json").exists, 30)
+            wait_for((bench.folder / "agent" / "answer.json").exists)
             with _server(services.settings, port):
-                wait_for(ended(bench, request), 30)
+                wait_for(ended(bench, request))
                 wait_for(lambda: not (bench.folder / "agent" / "answer.json").exists())
         finally:
             agent_scope.__exit__(None, None, None)
@@ -357,7 +357,7 @@ def test_a_cancelled_measurement_ends_its_process(bench: Bench, url: str) -> Non
         wait_for(lambda: len(_children(agent.pid)) == 1 and bench.request(request).state == "leased")
         bench.services.devices.cancel(TENANT, bench.device, request)
         second = bench.ask()
-        wait_for(ended(bench, second), 30)
+        wait_for(ended(bench, second))
 
     assert [row.id for row in bench.measured()] == [bench.request(second).measurement_id]
     assert bench.request(request).state == "cancelled"
@@ -391,7 +391,7 @@ def test_an_agent_that_waits_stops_when_told(bench: Bench, url: str) -> None:
         wait_for(lambda: bench.services.devices.get(TENANT, bench.device).state == "online")
         agent.terminate()
 
-        assert agent.wait(5) == 0
+        assert agent.wait(60) == 0
 
 
 @ON_SQLITE

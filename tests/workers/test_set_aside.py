@@ -139,11 +139,11 @@ def test_a_worker_that_dies_later_loses_nothing(services: Services, bench: Bench
     """kill -9 of the worker that set the job aside: it holds nothing, and another one goes on."""
     job_id = submitted(services, bench.device)
     with worker(services.settings) as first:
-        wait_for(lambda: state(services, job_id) == "queued" and "gives up at" in message(services, job_id), 30)
+        wait_for(lambda: state(services, job_id) == "queued" and "gives up at" in message(services, job_id))
         os.kill(first.pid, signal.SIGKILL)
     with served(services) as url:
         bench.once(url)
     with worker(services.settings):
-        wait_for(lambda: state(services, job_id) == "succeeded", 40)
+        wait_for(lambda: state(services, job_id) == "succeeded")
 
     assert services.jobs.get(TENANT, job_id).losses == 0

@@ -175,7 +175,7 @@ def test_a_cancel_is_seen_in_every_phase_and_leaves_no_process(services, supervi
         wait_for(lambda: in_phase(services, job_id, phase))
         family = descendants(children()[0].pid)
         services.jobs.cancel(TENANT, job_id)
-        wait_for(lambda: services.jobs.version(TENANT, job_id)[1] is JobState.CANCELLED, 30)
+        wait_for(lambda: services.jobs.version(TENANT, job_id)[1] is JobState.CANCELLED)
     assert [] == children()
     assert [] == alive(family)
     assert [] == list(services.settings.resolved_work_dir.iterdir())
@@ -240,7 +240,7 @@ def test_a_worker_that_stops_gives_its_job_back_with_its_checkpoints(services) -
         wait_for(lambda: in_phase(services, job_id, "finetune"))
         wait_for(lambda: services.attempts.checkpoints(job_id))
         stop.set()
-        wait_for(lambda: not thread.is_alive(), 30)
+        wait_for(lambda: not thread.is_alive())
 
         assert JobState.QUEUED is services.jobs.version(TENANT, job_id)[1]
         assert [] == children()
@@ -265,7 +265,7 @@ def test_a_job_that_was_taken_away_is_dropped_at_once(services, supervisor) -> N
         wait_for(lambda: in_phase(services, job_id, "score"))
         wait_for(lambda: taken_back(services))
         other = services.attempts.claim("wrk_other", ["cpu"])
-        wait_for(lambda: not children(), 30)
+        wait_for(lambda: not children())
 
         assert other.epoch == 2
     assert JobState.RUNNING is services.jobs.version(TENANT, job_id)[1]
@@ -308,7 +308,7 @@ def test_an_outage_beyond_the_lease_ends_the_attempt_and_not_the_job(services, s
     with working(supervisor):
         wait_for(lambda: in_phase(services, job_id, "finetune"))
         with away(services.database):
-            wait_for(lambda: not children(), 30)
+            wait_for(lambda: not children())
     assert JobState.RUNNING is services.jobs.version(TENANT, job_id)[1]
     time.sleep(0.5)
     wait_for(lambda: services.attempts.sweep_leases() == 1)
