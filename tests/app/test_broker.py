@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import redis
 from app.broker import CELERY_SETTINGS, CeleryBell, SilentBell, open_bell
 from app.valkey import Valkey, ValkeyMissing, prepare
 from tests.builders import settings_with
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -22,10 +22,7 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
     except ValkeyMissing as error:
         pytest.skip(f"no Valkey starts here: {error}")
     with subprocess.Popen(prepared.command) as process:
-        until = time.monotonic() + 5
-        while not prepared.answers():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_for(prepared.answers, 5)
         yield prepared
         process.kill()
 

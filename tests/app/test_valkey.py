@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from app.valkey import Valkey, ValkeyMissing, binary, prepare
+from tests.waiting import wait_for
 
 try:
     binary()
@@ -23,10 +24,7 @@ except ValkeyMissing:
 def running(server: Valkey) -> Iterator[subprocess.Popen[bytes]]:
     """The server, answering."""
     with subprocess.Popen(server.command) as process:
-        until = time.monotonic() + 5
-        while not server.answers():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_for(server.answers, 5)
         try:
             yield process
         finally:

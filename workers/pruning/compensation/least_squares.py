@@ -1,5 +1,6 @@
 """Closed-form repair: every layer behind a cut is refitted to what the original computed there."""
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -77,9 +78,7 @@ def compensate(
     if not layers:
         return clone(cut)
     inputs = fitting_inputs([original, cut], batches, run.device)
-    held: dict[str, int] = {}
-    for layer in layers.values():
-        held[layer.wanted] = held.get(layer.wanted, 0) + 1
+    held = Counter(layer.wanted for layer in layers.values())
     module = frozen_module(cut, run.device)
     reference = frozen_module(original, run.device)
     first = [inputs[value.name or ""][0] for value in original.graph.inputs]

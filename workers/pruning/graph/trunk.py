@@ -189,8 +189,7 @@ def _bring_weights(made: ir.Model, whole: ir.Model, nodes: Sequence[ir.Node]) ->
 
 def _not_one_each(graph: ir.Graph) -> set[ir.Value]:
     """Values whose first axis has a known length other than one."""
-    values = {value for node in graph for value in node.outputs if value.shape}
-    return {value for value in values if value.shape and isinstance(value.shape[0], int) and value.shape[0] != 1}
+    return {value for node in graph for value in node.outputs if row_count(value) is not None}
 
 
 def _leaves(value: ir.Value) -> bool:

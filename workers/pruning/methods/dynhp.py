@@ -24,6 +24,7 @@ from workers.pruning.training import batch_size
 from workers.pruning.training.dynamic import DynamicTrainer
 from workers.pruning.training.evaluate import evaluate
 from workers.pruning.training.loop import SECONDS_BETWEEN_RECORDS, Finetuned
+from workers.pruning.training.recipe import fallen
 from workers.pruning.types import Budget, Json, Keep, Memo, Metric, Phase
 
 WARM_UP: Final = 0.05  # of training from scratch
@@ -276,7 +277,7 @@ class _Dynamic:
             rate = self._trainer.recipe.learning_rate * min(progress.rate_factor * narrower, LARGEST_RISE)
             rate *= min(1.0, (progress.samples + progress.batch_size) / (WARM_UP * self._trainer.total_samples))
         beyond = (self._trainer.fraction - self._schedule.stop) / (1.0 - self._schedule.stop)
-        return rate * 0.5 * (1.0 + math.cos(math.pi * beyond)) if beyond > 0 else rate
+        return fallen(rate, beyond) if beyond > 0 else rate
 
     def _edits(self, num_samples: int) -> dict[tuple[str, int], Edit]:
         keep = self._state.keep

@@ -1,6 +1,5 @@
 """Short trainings between cuts: what they share is found out once, and each costs little but its steps."""
 
-import math
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +15,7 @@ from workers.pruning.methods.task import Task
 from workers.pruning.training.dynamic import DynamicTrainer
 from workers.pruning.training.loop import NUM_PROBES, SECONDS_BETWEEN_RECORDS
 from workers.pruning.training.probing import completed
-from workers.pruning.training.recipe import Recipe
+from workers.pruning.training.recipe import Recipe, fallen
 from workers.pruning.types import Phase
 
 SMALL_BATCH: Final = 32
@@ -75,8 +74,7 @@ def _taken(task: Task, ready: ir.Model, recipe: Recipe) -> ir.Model:
         trainer.restore(ready, memo)
     due = run.clock() + SECONDS_BETWEEN_RECORDS
     while trainer.fraction < 1.0:
-        rate = recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * trainer.fraction))
-        trainer.step(lambda _: {}, rate)
+        trainer.step(lambda _: {}, fallen(recipe.learning_rate, trainer.fraction))
         progress = trainer.progress
         told = f"step {progress.steps} of {recipe.steps}"
         run.report(Phase.FINETUNE, trainer.fraction, told, loss=progress.loss or 0.0, step=progress.steps)

@@ -25,13 +25,7 @@ from workers.pruning.training.front import Front, find_front
 from workers.pruning.training.objective import Objective, roles
 from workers.pruning.training.optimizer import optimizer_of
 from workers.pruning.training.probing import LARGEST_GRADIENT, RATE_BATCHES, bearable_rate, completed
-from workers.pruning.training.recipe import (
-    FinetuneSettings,
-    Recipe,
-    Workload,
-    activation_bytes,
-    choose,
-)
+from workers.pruning.training.recipe import FinetuneSettings, Recipe, Workload, activation_bytes, choose, fallen
 from workers.pruning.types import AnyArray, IntArray, Json, Memo, Phase, Run
 
 SECONDS_BETWEEN_RECORDS: Final = 10.0
@@ -219,7 +213,7 @@ class _Trainer:
     def _take_step(self) -> float:
         recipe = self.recipe
         done = (self._part[0] + self._step / recipe.steps) / self._part[1]
-        rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        rate = fallen(recipe.learning_rate, done)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
         self._optimizer.zero_grad()

@@ -116,6 +116,11 @@ def choose(settings: FinetuneSettings, workload: Workload, head: Head) -> Recipe
     return _hastened(recipe, settings, workload.num_samples) if settings.hastened else recipe
 
 
+def fallen(rate: float, fraction: float) -> float:
+    """Give what is left of a rate after a fraction of its time: it falls to zero as a cosine."""
+    return rate * 0.5 * (1.0 + math.cos(math.pi * fraction))
+
+
 def activation_bytes(graph: ir.Model) -> int:
     """Give the bytes of all values of one sample, which is what a backward pass keeps; unknown axes count as one."""
     return 4 * sum(sample_elements(value) for node in graph.graph for value in node.outputs)
